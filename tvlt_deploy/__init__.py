@@ -1,0 +1,52 @@
+"""Deploy TVLT audio-visual transformers: export, verify, run and measure.
+
+The names below load on first use, so that importing the package costs numpy only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME_OF = {
+    "TvltConfig": "tvlt_deploy.config",
+    "TvltError": "tvlt_deploy.errors",
+    "export": "tvlt_deploy.exporters",
+    "load": "tvlt_deploy.pipeline",
+    "Pipeline": "tvlt_deploy.pipeline",
+    "Answer": "tvlt_deploy.pipeline",
+    "Bundle": "tvlt_deploy.bundle",
+    "verify": "tvlt_deploy.parity",
+}
+__all__ = [
+    "Answer",
+    "Bundle",
+    "Pipeline",
+    "TvltConfig",
+    "TvltError",
+    "__version__",
+    "export",
+    "load",
+    "verify",
+]
+
+if TYPE_CHECKING:
+    from tvlt_deploy.bundle import Bundle
+    from tvlt_deploy.config import TvltConfig
+    from tvlt_deploy.errors import TvltError
+    from tvlt_deploy.exporters import export
+    from tvlt_deploy.parity import verify
+    from tvlt_deploy.pipeline import Answer, Pipeline, load
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'tvlt_deploy' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,287 @@
+"""`TvltConfig`: the `config.json` of a TVLT checkpoint as a frozen dataclass.
+
+Field names, defaults and JSON layout are those of Hugging Face transformers 4.40.2 (`model_type` "tvlt"), so that
+either library reads what the other wrote.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tvlt_deploy.errors import ConfigError
+from tvlt_deploy.files import write_json
+
+CONFIG_FILE = "config.json"
+
+# transformers accepts "patch_level" in a file but compares with "patch-level" when it masks, so that only a
+# configuration changed after construction ever reached patch-level masking there. Both spellings mean the same here.
+_AUDIO_MASK_TYPES = {
+    "frame-level": "frame-level",
+    "frame_level": "frame-level",
+    "patch-level": "patch-level",
+    "patch_level": "patch-level",
+}
+_LOSS_TYPES = ("classification", "regression")
+
+
+def _pair(name: str, value: Any) -> tuple[int, int]:
+    """An int stands for a square; a sequence of two ints is kept."""
+    sides = (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
+    try:
+        first, second = (int(side) for side in sides)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{name} is {value!r}; wanted an int or a pair of ints") from None
+    if first < 1 or second < 1:
+        raise ConfigError(f"{name} is {value!r}; wanted positive sizes")
+    return first, second
+
+
+@dataclass(frozen=True)
+class TvltConfig:
+    """Architecture and pre-training settings of a TVLT model.
+
+    Sizes are pixels, spectrogram rows (time), mel bins (frequency) and tokens. `image_size` and the patch sizes take
+    an int (square) or a pair: (height, width) for images, (time, frequency) for sound. `hidden_act` is the name of an
+    activation or a callable (which can be run but neither saved nor exported). Either `num_labels` or `id2label`
+    sets the labels. Raises `ConfigError` (a `ValueError`) naming the field, the value found and the value wanted.
+
+    Source: transformers 4.40.2 `TvltConfig`; Tang et al., "TVLT: Textless Vision-Language Transformer", 2022.
+    """
+
+    image_size: int | tuple[int, int] = 224
+    spectrogram_length: int = 2048
+    frequency_length: int = 128
+    image_patch_size: int | tuple[int, int] = (16, 16)
+    audio_patch_size: int | tuple[int, int] = (16, 16)
+    num_image_channels: int = 3
+    num_audio_channels: int = 1
+    num_frames: int = 8
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str | Callable[..., Any] = "gelu"
+    hidden_dropout_prob: float = 0.0
+    attention_probs_dropout_prob: float = 0.0
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-6
+    qkv_bias: bool = True
+    use_mean_pooling: bool = False
+    decoder_num_attention_heads: int = 16
+    decoder_hidden_size: int = 512
+    decoder_num_hidden_layers: int = 8
+    decoder_intermediate_size: int = 2048
+    pixel_mask_ratio: float = 0.75
+    audio_mask_ratio: float = 0.15
+    audio_mask_type: str = "frame-level"
+    task_matching: bool = True
+    task_mae: bool = True
+    loss_type: str = "classification"
+    num_labels: int | None = None
+    id2label: Mapping[int, str] | None = None
+    return_dict: bool = True
+    output_attentions: bool = False
+    output_hidden_states: bool = False
+    architectures: tuple[str, ...] = ()
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of the file that no field holds; written back unchanged."""
+
+    def __post_init__(self) -> None:
+        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 - the frozen class's one door
+        if not isinstance(self.image_size, int):
+            put("image_size", _pair("image_size", self.image_size))
+        for name in ("image_patch_size", "audio_patch_size"):
+            put(name, _pair(name, getattr(self, name)))
+        put("architectures", tuple(self.architectures or ()))
+        put("extras", dict(self.extras))
+        self._put_labels(put)
+        self._check()
+        put("audio_mask_type", _AUDIO_MASK_TYPES[self.audio_mask_type])
+
+    def _put_labels(self, put: Callable[[str, Any], None]) -> None:
+        if self.id2label is None:
+            count = 2 if self.num_labels is None else self.num_labels
+            if not isinstance(count, int) or count < 1:
+                raise ConfigError(f"num_labels is {count!r}; wanted an int of at least 1")
+            put("id2label", {index: f"LABEL_{index}" for index in range(count)})
+        else:
+            try:
+                labels = {int(index): str(label) for index, label in self.id2label.items()}
+            except (AttributeError, TypeError, ValueError):
+                raise ConfigError(f"id2label is {self.id2label!r}; wanted a map from index to label") from None
+            if sorted(labels) != list(range(len(labels))) or not labels:
+                raise ConfigError(f"id2label has the indices {sorted(labels)}; wanted 0..n-1, each once")
+            put("id2label", dict(sorted(labels.items())))
+        if self.num_labels is not None and self.num_labels != len(self.id2label or {}):
+            raise ConfigError(
+                f"num_labels is {self.num_labels} but id2label names {len(self.id2label or {})} labels",
+                hint="give one of the two, or make them agree",
+            )
+        put("num_labels", len(self.id2label or {}))
+
+    def _check(self) -> None:
+        for name in (
+            "spectrogram_length", "frequency_length", "num_image_channels", "num_audio_channels", "num_frames",
+            "hidden_size", "num_attention_heads", "intermediate_size", "decoder_num_attention_heads",
+            "decoder_hidden_size", "decoder_intermediate_size",
+        ):  # fmt: skip
+            self._check_int(name, minimum=1)
+        for name in ("num_hidden_layers", "decoder_num_hidden_layers"):
+            self._check_int(name, minimum=0)
+        for width, heads in (
+            ("hidden_size", "num_attention_heads"),
+            ("decoder_hidden_size", "decoder_num_attention_heads"),
+        ):
+            if getattr(self, width) % getattr(self, heads):
+                raise ConfigError(f"{width} {getattr(self, width)} is not a multiple of {heads} {getattr(self, heads)}")
+        for name in ("pixel_mask_ratio", "audio_mask_ratio"):
+            ratio = getattr(self, name)
+            if not isinstance(ratio, int | float) or not 0 <= ratio < 1:
+                raise ConfigError(f"{name} is {ratio!r}; wanted a number in [0, 1)")
+        if self.audio_mask_type not in _AUDIO_MASK_TYPES:
+            raise ConfigError(f"audio_mask_type is {self.audio_mask_type!r}; wanted 'frame-level' or 'patch-level'")
+        if self.loss_type not in _LOSS_TYPES:
+            raise ConfigError(f"loss_type is {self.loss_type!r}; wanted one of {', '.join(_LOSS_TYPES)}")
+        if not (self.task_matching or self.task_mae):
+            raise ConfigError("task_matching and task_mae are both false; a pre-training model needs one of them")
+        (height, width), (patch_height, patch_width) = self.image_shape, self.image_patch
+        if height % patch_height or width % patch_width:
+            raise ConfigError(f"image_size {height}x{width} is not whole patches of {patch_height}x{patch_width}")
+        if self.frequency_length % self.audio_patch[1]:
+            raise ConfigError(
+                f"frequency_length {self.frequency_length} is not whole patches of {self.audio_patch[1]} bins"
+            )
+        if self.spectrogram_length < self.audio_patch[0]:
+            raise ConfigError(
+                f"spectrogram_length {self.spectrogram_length} is shorter than one patch of {self.audio_patch[0]} rows"
+            )
+
+    def _check_int(self, name: str, minimum: int) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+            raise ConfigError(f"{name} is {value!r}; wanted an int of at least {minimum}")
+
+    # Derived sizes -------------------------------------------------------------------------------------------------
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """(height, width) of a frame in pixels."""
+        return _pair("image_size", self.image_size)
+
+    @property
+    def image_patch(self) -> tuple[int, int]:
+        """(height, width) of an image patch in pixels."""
+        return _pair("image_patch_size", self.image_patch_size)
+
+    @property
+    def audio_patch(self) -> tuple[int, int]:
+        """(rows, bins) of an audio patch."""
+        return _pair("audio_patch_size", self.audio_patch_size)
+
+    @property
+    def patches_per_frame(self) -> int:
+        """Tokens of one frame (196 by default)."""
+        (height, width), (patch_height, patch_width) = self.image_shape, self.image_patch
+        return (height // patch_height) * (width // patch_width)
+
+    @property
+    def frequency_patches(self) -> int:
+        """Tokens of one time step of the spectrogram (8 by default)."""
+        return self.frequency_length // self.audio_patch[1]
+
+    @property
+    def time_patches(self) -> int:
+        """Time steps in the audio position table: the longest sound, in patches (128 by default)."""
+        return self.spectrogram_length // self.audio_patch[0]
+
+    @property
+    def pixel_patch_values(self) -> int:
+        """Values in one image patch (768 by default)."""
+        return self.image_patch[0] * self.image_patch[1] * self.num_image_channels
+
+    @property
+    def audio_patch_values(self) -> int:
+        """Values in one audio patch (256 by default)."""
+        return self.audio_patch[0] * self.audio_patch[1] * self.num_audio_channels
+
+    def kept_pixel_patches(self, frames: int) -> int:
+        """Pixel tokens that masked reconstruction shows the encoder: `int(n * (1 - ratio))` in double precision."""
+        return int(frames * self.patches_per_frame * (1 - self.pixel_mask_ratio))
+
+    def kept_audio_patches(self, time_steps: int) -> int:
+        """Audio tokens that masked reconstruction shows the encoder, for `time_steps` rows of patches."""
+        return int(time_steps * self.frequency_patches * (1 - self.audio_mask_ratio))
+
+    @property
+    def label2id(self) -> dict[str, int]:
+        """The inverse of `id2label`."""
+        return {label: index for index, label in (self.id2label or {}).items()}
+
+    # Files ---------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TvltConfig:
+        """Build from the content of a `config.json`; keys that no field holds go to `extras`."""
+        if values.get("model_type", "tvlt") != "tvlt":
+            raise ConfigError(f"model_type is {values['model_type']!r}; wanted 'tvlt'")
+        names = {item.name for item in dataclasses.fields(cls)} - {"extras"}
+        known = {name: value for name, value in values.items() if name in names}
+        extras = {
+            name: value for name, value in values.items() if name not in names | {"model_type", "label2id", "extras"}
+        }
+        return cls(**known, extras=extras)
+
+    @classmethod
+    def from_json_file(cls, path: str | os.PathLike[str]) -> TvltConfig:
+        """Read one JSON file. Raises `ConfigError` naming the file when it is missing or not a JSON object."""
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path} holds a JSON {type(values).__name__}; wanted an object")
+        return cls.from_dict(values)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | os.PathLike[str], **overrides: Any) -> TvltConfig:
+        """Read `config.json` from a directory (or the JSON file itself); keyword arguments replace fields."""
+        path = Path(directory)
+        config = cls.from_json_file(path / CONFIG_FILE if path.is_dir() else path)
+        return config.replace(**overrides) if overrides else config
+
+    def replace(self, **changes: Any) -> TvltConfig:
+        """A copy with other field values; changing one of `num_labels` and `id2label` resets the other."""
+        if "id2label" in changes:
+            changes.setdefault("num_labels", None)
+        elif "num_labels" in changes and changes["num_labels"] != self.num_labels:
+            changes["id2label"] = None
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `config.json`, in types that JSON holds."""
+        if not isinstance(self.hidden_act, str):
+            raise ConfigError(
+                f"hidden_act is the callable {self.hidden_act!r}, which a file cannot hold",
+                hint="use the name of an activation",
+            )
+        values: dict[str, Any] = dict(self.extras)
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if item.name not in ("extras", "num_labels"):
+                values[item.name] = list(value) if isinstance(value, tuple) else value
+        values["model_type"] = "tvlt"
+        values["id2label"] = {str(index): label for index, label in (self.id2label or {}).items()}
+        values["label2id"] = self.label2id
+        # The one spelling of patch-level masking that transformers 4.40.2 lets through its constructor.
+        values["audio_mask_type"] = {"patch-level": "patch_level"}.get(self.audio_mask_type, self.audio_mask_type)
+        return values
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        """Write `config.json` into a directory, which is made when missing."""
+        write_json(Path(directory) / CONFIG_FILE, self.to_dict())

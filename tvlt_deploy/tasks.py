@@ -1,0 +1,162 @@
+"""The table everything reads: for each task its inputs, outputs, axes, reference class and tolerances.
+
+Exporters, runtimes, the manifest and the benchmark derive names and shapes from here and repeat none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tvlt_deploy.config import TvltConfig
+from tvlt_deploy.errors import UsageError
+
+Axis = int | str
+
+BATCH, FRAMES, ROWS = "batch", "frames", "rows"
+PIXEL_PATCHES, AUDIO_PATCHES, TOKENS = "pixel_patches", "audio_patches", "tokens"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One graph input or output: numpy dtype name and shape, dynamic axes by name."""
+
+    dtype: str
+    shape: tuple[Axis, ...]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Limits on the difference from the reference, for one precision (see `tvlt_deploy.parity`).
+
+    relative: max |difference| / standard deviation of the reference, for `logits` and `matching_logits`.
+    cosine: the least cosine of a row of 64 values and more.
+    absolute_logits, absolute_hidden: max |difference|, where the precision allows such a promise.
+    invariant: bound for answers that must not change at all, relative to the output's standard deviation.
+    """
+
+    relative: float
+    cosine: float
+    invariant: float
+    absolute_logits: float | None = None
+    absolute_hidden: float | None = None
+
+
+TOLERANCES: Mapping[str, Tolerance] = {
+    "fp32": Tolerance(relative=1e-4, cosine=0.99999, invariant=1e-5, absolute_logits=1e-4, absolute_hidden=1e-3),
+    "fp16": Tolerance(relative=0.01, cosine=0.9999, invariant=2e-3),
+    "bf16": Tolerance(relative=0.05, cosine=0.999, invariant=2e-2),
+    "int8": Tolerance(relative=0.1, cosine=0.99, invariant=2e-2),
+    "fp8": Tolerance(relative=0.1, cosine=0.99, invariant=2e-2),
+}
+
+PRECISIONS = tuple(TOLERANCES)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one task takes and gives.
+
+    architecture: the Hugging Face class that a checkpoint of this task names in `architectures`.
+    reference: the class in `tvlt_deploy.reference` that computes it.
+    needs_noise: masked reconstruction draws which patches the encoder sees from noise, given as two more inputs.
+    """
+
+    name: str
+    architecture: str
+    reference: str
+    output_names: tuple[str, ...]
+    needs_noise: bool = False
+    labelled: bool = False
+
+    def inputs(self, config: TvltConfig) -> dict[str, TensorSpec]:
+        """Graph inputs in order. Masks hold 1 for a valid patch (> 0.5) and are always required."""
+        height, width = config.image_shape
+        specs = {
+            "pixel_values": TensorSpec("float32", (BATCH, FRAMES, config.num_image_channels, height, width)),
+            "audio_values": TensorSpec("float32", (BATCH, config.num_audio_channels, ROWS, config.frequency_length)),
+            "pixel_mask": TensorSpec("float32", (BATCH, PIXEL_PATCHES)),
+            "audio_mask": TensorSpec("float32", (BATCH, AUDIO_PATCHES)),
+        }
+        if self.needs_noise:
+            specs["pixel_noise"] = TensorSpec("float32", (BATCH, PIXEL_PATCHES))
+            specs["audio_noise"] = TensorSpec("float32", (BATCH, AUDIO_PATCHES))
+        return specs
+
+    def outputs(self, config: TvltConfig) -> dict[str, TensorSpec]:
+        """Graph outputs in order."""
+        hidden = config.hidden_size
+        shapes: dict[str, tuple[Axis, ...]] = {
+            "logits": (BATCH, config.num_labels or 2),
+            "matching_logits": (BATCH, 1),
+            "last_hidden_state": (BATCH, TOKENS, hidden),
+            "last_pixel_hidden_state": (BATCH, PIXEL_PATCHES, hidden),
+            "last_audio_hidden_state": (BATCH, AUDIO_PATCHES, hidden),
+            "pixel_logits": (BATCH, PIXEL_PATCHES, config.pixel_patch_values),
+            "audio_logits": (BATCH, AUDIO_PATCHES, config.audio_patch_values),
+            "pixel_label_mask": (BATCH, PIXEL_PATCHES),
+            "audio_label_mask": (BATCH, AUDIO_PATCHES),
+        }
+        return {name: TensorSpec("float32", shapes[name]) for name in self.output_names}
+
+
+TASKS: Mapping[str, Task] = {
+    task.name: task
+    for task in (
+        Task(
+            name="feature-extraction",
+            architecture="TvltModel",
+            reference="TvltModel",
+            output_names=("last_hidden_state", "last_pixel_hidden_state", "last_audio_hidden_state"),
+        ),
+        Task(
+            name="audio-visual-classification",
+            architecture="TvltForAudioVisualClassification",
+            reference="TvltForAudioVisualClassification",
+            output_names=("logits",),
+            labelled=True,
+        ),
+        Task(
+            name="audio-visual-matching",
+            architecture="TvltForPreTraining",
+            reference="TvltForPreTraining",
+            output_names=("matching_logits",),
+        ),
+        Task(
+            name="masked-reconstruction",
+            architecture="TvltForPreTraining",
+            reference="TvltForPreTraining",
+            output_names=("pixel_logits", "audio_logits", "pixel_label_mask", "audio_label_mask"),
+            needs_noise=True,
+        ),
+    )
+}
+
+
+def get_task(name: str) -> Task:
+    """The task of that name. Raises `UsageError` listing the names there are."""
+    if name not in TASKS:
+        raise UsageError(f"task is {name!r}; wanted one of {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def default_task(config: TvltConfig) -> Task:
+    """The task that a checkpoint's `architectures` names; the first of the table that fits.
+
+    A file that names none is taken for a bare encoder. Raises `UsageError` for an architecture not known here.
+    """
+    if not config.architectures:
+        return TASKS["feature-extraction"]
+    for task in TASKS.values():
+        if task.architecture in config.architectures and (task.name != "audio-visual-matching" or config.task_matching):
+            return task
+    raise UsageError(
+        f"the checkpoint's architectures are {', '.join(config.architectures)}; wanted one of "
+        + ", ".join(dict.fromkeys(task.architecture for task in TASKS.values())),
+        hint="say which task with --task",
+    )
+
+
+def token_counts(config: TvltConfig, frames: int, rows: int) -> tuple[int, int]:
+    """(pixel patches, audio patches) of a clip padded to `frames` frames and `rows` spectrogram rows."""
+    return frames * config.patches_per_frame, rows // config.audio_patch[0] * config.frequency_patches
