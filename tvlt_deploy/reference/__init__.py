@@ -1,0 +1,19 @@
+"""The TVLT models in plain torch, readable in one sitting: what every export is measured against."""
+
+from __future__ import annotations
+
+from tvlt_deploy.config import TvltConfig
+from tvlt_deploy.reference.heads import TvltForAudioVisualClassification, TvltForPreTraining
+from tvlt_deploy.reference.model import TvltModel
+from tvlt_deploy.reference.weights import PretrainedModule, held_tasks, init_checkpoint, load_model
+
+__all__ = [
+    "PretrainedModule",
+    "TvltConfig",
+    "TvltForAudioVisualClassification",
+    "TvltForPreTraining",
+    "TvltModel",
+    "held_tasks",
+    "init_checkpoint",
+    "load_model",
+]

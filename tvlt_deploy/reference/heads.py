@@ -1,0 +1,313 @@
+"""The two models with heads: pre-training (matching and masked reconstruction) and audio-visual classification."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own idiom
+from torch import Generator, Tensor, nn
+
+from tvlt_deploy.config import TvltConfig
+from tvlt_deploy.errors import InputError, UsageError
+from tvlt_deploy.reference.model import TvltLayer, TvltModel, add_positions, check_audio, check_mask, check_pixels
+from tvlt_deploy.reference.outputs import SequenceClassifierOutput, TvltForPreTrainingOutput, TvltModelOutput
+from tvlt_deploy.reference.weights import PretrainedModule
+
+
+class TvltPooler(nn.Module):
+    """The class token (batch, hidden) through a tanh layer."""
+
+    def __init__(self, config: TvltConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Hidden states (batch, tokens, hidden) to (batch, hidden)."""
+        return torch.tanh(self.dense(hidden[:, 0]))
+
+
+class TvltMatchingHead(nn.Module):
+    """One logit (batch, 1): do sound and picture belong together?"""
+
+    def __init__(self, config: TvltConfig) -> None:
+        super().__init__()
+        self.pooler = TvltPooler(config)
+        self.fc = nn.Linear(config.hidden_size, 1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Hidden states (batch, tokens, hidden) to (batch, 1)."""
+        logits: Tensor = self.fc(self.pooler(hidden))
+        return logits
+
+
+class TvltDecoder(nn.Module):
+    """The reconstruction decoder: unmasked layers over the full grid of one modality, and a LayerNorm."""
+
+    def __init__(self, config: TvltConfig) -> None:
+        super().__init__()
+        widths = config.decoder_hidden_size, config.decoder_num_attention_heads, config.decoder_intermediate_size
+        self.decoder_layers = nn.ModuleList(TvltLayer(config, *widths) for _ in range(config.decoder_num_hidden_layers))
+        self.layernorm = nn.LayerNorm(config.decoder_hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Tokens (batch, patches, decoder hidden) to the same shape."""
+        for layer in self.decoder_layers:
+            hidden, _ = layer(hidden)
+        normed: Tensor = self.layernorm(hidden)
+        return normed
+
+
+class TvltMAEHead(nn.Module):
+    """Decoder tokens to the values of their patches."""
+
+    def __init__(self, config: TvltConfig, patch_values: int) -> None:
+        super().__init__()
+        self.decoder = nn.Linear(config.decoder_hidden_size, patch_values)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Tokens (batch, patches, decoder hidden) to (batch, patches, patch values)."""
+        values: Tensor = self.decoder(hidden)
+        return values
+
+
+def patchify(pictures: Tensor, patch: tuple[int, int]) -> Tensor:
+    """(batch, steps, channels, height, width) to (batch, patches, height * width * channels of a patch).
+
+    Patches go step by step, row by row; a patch's values go row by row with the channel last.
+    """
+    batch, steps, channels, height, width = pictures.shape
+    rows, columns = height // patch[0], width // patch[1]
+    grid = pictures.reshape(batch, steps, channels, rows, patch[0], columns, patch[1])
+    return grid.permute(0, 1, 3, 5, 4, 6, 2).reshape(batch, steps * rows * columns, -1)
+
+
+def reconstruction_loss(predicted: Tensor, wanted: Tensor, label_mask: Tensor) -> Tensor:
+    """Mean squared error over the hidden valid patches; 0 when there are none (transformers 4.40.2: NaN)."""
+    error = (predicted - wanted).square().mean(dim=-1)
+    return (error * label_mask).sum() / label_mask.sum().clamp(min=1)
+
+
+class TvltForPreTraining(PretrainedModule):
+    """Audio-visual matching and masked auto-encoding over one encoder; `task_matching` and `task_mae` choose.
+
+    generator: source of the initial weights, as in `TvltModel`.
+    """
+
+    def __init__(self, config: TvltConfig, generator: Generator | None = None) -> None:
+        super().__init__(config)
+        self.tvlt = TvltModel(config)
+        if config.task_matching:
+            self.matching_head = TvltMatchingHead(config)
+        if config.task_mae:
+            width = config.decoder_hidden_size
+            self.encoder_to_decoder = nn.Linear(config.hidden_size, width)
+            self.pixel_mask_token = nn.Parameter(torch.zeros(1, 1, width))
+            self.audio_mask_token = nn.Parameter(torch.zeros(1, 1, width))
+            self.decoder = TvltDecoder(config)
+            self.decoder_pixel_pos_embed = nn.Parameter(torch.zeros(1, config.patches_per_frame, width))
+            self.decoder_temporal_embed = nn.Parameter(torch.zeros(1, config.num_frames, width))
+            self.decoder_pixel_type_embed = nn.Parameter(torch.zeros(1, 1, width))
+            self.decoder_audio_pos_embed = nn.Parameter(torch.zeros(1, config.time_patches, width))
+            self.decoder_freq_embed = nn.Parameter(torch.zeros(1, config.frequency_patches, width))
+            self.decoder_audio_type_embed = nn.Parameter(torch.zeros(1, 1, width))
+            self.pixel_mae_head = TvltMAEHead(config, config.pixel_patch_values)
+            self.audio_mae_head = TvltMAEHead(config, config.audio_patch_values)
+        self.init_weights(generator)
+
+    def _decoder_input(self, kept: Tensor, mask_token: Tensor, restore: Tensor) -> Tensor:
+        """Kept tokens and mask tokens, back at their places: (batch, patches, decoder hidden)."""
+        kept = self.encoder_to_decoder(kept)
+        batch, count, width = kept.shape
+        shuffled = torch.cat([kept, mask_token.expand(batch, restore.shape[1] - count, -1)], dim=1)
+        return shuffled.gather(1, restore[..., None].expand(-1, -1, width))
+
+    def _reconstruct(self, encoded: TvltModelOutput) -> tuple[Tensor, Tensor]:
+        """Pixel and audio logits from an encoder pass with both modalities masked."""
+        assert encoded.pixel_ids_restore is not None
+        assert encoded.audio_ids_restore is not None
+        pixels = add_positions(
+            self._decoder_input(encoded.last_pixel_hidden_state, self.pixel_mask_token, encoded.pixel_ids_restore),
+            self.decoder_pixel_pos_embed,
+            self.decoder_temporal_embed,
+            self.decoder_pixel_type_embed,
+        )
+        audio = add_positions(
+            self._decoder_input(encoded.last_audio_hidden_state, self.audio_mask_token, encoded.audio_ids_restore),
+            self.decoder_freq_embed,
+            self.decoder_audio_pos_embed,
+            self.decoder_audio_type_embed,
+        )
+        return self.pixel_mae_head(self.decoder(pixels)), self.audio_mae_head(self.decoder(audio))
+
+    def forward(
+        self,
+        pixel_values: Tensor | None,
+        audio_values: Tensor | None,
+        pixel_mask: Tensor | None = None,
+        audio_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        pixel_values_mixed: Tensor | None = None,
+        pixel_mask_mixed: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        *,
+        pixel_noise: Tensor | None = None,
+        audio_noise: Tensor | None = None,
+        generator: Generator | None = None,
+        reconstruct: bool | None = None,
+    ) -> TvltForPreTrainingOutput | tuple[Any, ...]:
+        """Matching logits, reconstructions and their losses.
+
+        pixel_values, audio_values, their masks and noise: as `TvltModel.forward`.
+        pixel_values_mixed, pixel_mask_mixed: frames to match with the sound, shaped as `pixel_values`; in evaluation
+            `pixel_values` stands in when they are absent.
+        labels: (batch,) or (batch, 1), 1 when `pixel_values_mixed` belongs to the sound, 0 when not; any number type.
+            Training needs `labels` and `pixel_values_mixed`; evaluation without labels gives no matching loss.
+        reconstruct: run the masked auto-encoder; by default in training, when noise is given, and always in a model
+            that has no matching task.
+        return_dict: `TvltForPreTrainingOutput`, or the tuple (loss when there is one, matching_logits, pixel_logits,
+            audio_logits, then the extras asked for), with None for a task that did not run.
+        Raises `InputError` (a `ValueError`), and `UsageError` when `reconstruct` is asked of a model without decoder.
+        """
+        config = self.config
+        as_object = config.return_dict if return_dict is None else return_dict
+        shared: dict[str, Any] = {
+            "output_attentions": output_attentions,
+            "output_hidden_states": output_hidden_states,
+            "return_dict": True,
+        }
+        if reconstruct is None:
+            has_noise = pixel_noise is not None or audio_noise is not None
+            reconstruct = has_noise or (config.task_mae and (self.training or not config.task_matching))
+        if reconstruct and not config.task_mae:
+            raise UsageError("this model cannot reconstruct: its config.json has task_mae false")
+        output = TvltForPreTrainingOutput()
+        losses: list[Tensor] = []
+        encoded: TvltModelOutput | None = None
+
+        if config.task_matching:
+            if self.training and (labels is None or pixel_values_mixed is None):
+                lacking = "labels" if labels is None else "pixel_values_mixed"
+                raise InputError(f"{lacking} is None; training the matching task needs labels and pixel_values_mixed")
+            if pixel_values_mixed is None:
+                pixel_values_mixed = check_pixels(config, pixel_values)
+                pixel_mask_mixed = pixel_mask if pixel_mask_mixed is None else pixel_mask_mixed
+            batch, frames = check_pixels(config, pixel_values_mixed, "pixel_values_mixed").shape[:2]
+            check_mask("pixel_mask_mixed", pixel_mask_mixed, batch, frames * config.patches_per_frame)
+            encoded = self.tvlt(pixel_values_mixed, audio_values, pixel_mask_mixed, audio_mask, **shared)
+            logits: Tensor = self.matching_head(encoded.last_hidden_state)
+            output.matching_logits = logits
+            if labels is not None:
+                if tuple(labels.shape) not in ((batch,), (batch, 1)):
+                    raise InputError(f"labels has shape {tuple(labels.shape)}; wanted ({batch},) or ({batch}, 1)")
+                targets = labels.reshape(-1).to(logits.dtype)
+                losses.append(F.binary_cross_entropy_with_logits(logits.view(-1), targets))
+
+        if reconstruct:
+            encoded = self.tvlt(
+                pixel_values, audio_values, pixel_mask, audio_mask, mask_pixel=True, mask_audio=True,
+                pixel_noise=pixel_noise, audio_noise=audio_noise, generator=generator, **shared,
+            )  # fmt: skip
+            pixels, audio = check_pixels(config, pixel_values), check_audio(config, audio_values)
+            output.pixel_logits, output.audio_logits = self._reconstruct(encoded)
+            output.pixel_label_mask, output.audio_label_mask = encoded.pixel_label_masks, encoded.audio_label_masks
+            assert output.pixel_label_mask is not None
+            assert output.audio_label_mask is not None
+            # A spectrogram is one step; its channels come second, where a clip has its frames.
+            pixel_targets = patchify(pixels, config.image_patch)
+            audio_targets = patchify(audio[:, None], config.audio_patch)
+            losses.append(
+                reconstruction_loss(output.pixel_logits, pixel_targets, output.pixel_label_mask)
+                + reconstruction_loss(output.audio_logits, audio_targets, output.audio_label_mask)
+            )
+
+        if losses:
+            output.loss = sum(losses[1:], losses[0])
+        extras: tuple[Any, ...] = ()
+        if encoded is not None:
+            output.hidden_states, output.attentions = encoded.hidden_states, encoded.attentions
+            extras = encoded.extras
+        if as_object:
+            return output
+        logits_of_all = (output.matching_logits, output.pixel_logits, output.audio_logits)
+        return (*(() if output.loss is None else (output.loss,)), *logits_of_all, *extras)
+
+
+class TvltForAudioVisualClassification(PretrainedModule):
+    """A classifier over the class token: sentiment, emotion, spoken questions, retrieval.
+
+    generator: source of the initial weights, as in `TvltModel`.
+    """
+
+    def __init__(self, config: TvltConfig, generator: Generator | None = None) -> None:
+        super().__init__(config)
+        self.tvlt = TvltModel(config)
+        width, labels = config.hidden_size, config.num_labels or 2
+        self.classifier = nn.Sequential(
+            nn.Linear(width, 2 * width),
+            nn.LayerNorm(2 * width, eps=config.layer_norm_eps),
+            nn.GELU(),
+            nn.Linear(2 * width, labels),
+        )
+        self.init_weights(generator)
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        batch, count = logits.shape
+        shape = tuple(labels.shape)
+        if self.config.loss_type == "regression":
+            if shape != (batch, count):
+                raise InputError(f"labels has shape {shape}; regression wants ({batch}, {count}), as the logits")
+            return F.mse_loss(logits, labels.to(logits.dtype))
+        if labels.is_floating_point():
+            if shape != (batch, count):
+                raise InputError(
+                    f"labels is {labels.dtype} of shape {shape}; classification wants probabilities ({batch}, {count})",
+                    hint=f"or class ids, int64 ({batch},)",
+                )
+            return F.cross_entropy(logits, labels.to(logits.dtype))
+        if shape != (batch,):
+            raise InputError(
+                f"labels is {labels.dtype} of shape {shape}; classification wants class ids ({batch},)",
+                hint=f"or probabilities, float ({batch}, {count})",
+            )
+        wrong = labels[(labels != -100) & ((labels < 0) | (labels >= count))]
+        if wrong.numel():
+            raise InputError(f"labels holds {wrong[0].item()}; wanted class ids from 0 to {count - 1}, or -100 to skip")
+        return F.cross_entropy(logits, labels.long())
+
+    def forward(
+        self,
+        pixel_values: Tensor | None,
+        audio_values: Tensor | None,
+        pixel_mask: Tensor | None = None,
+        audio_mask: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        labels: Tensor | None = None,
+    ) -> SequenceClassifierOutput | tuple[Any, ...]:
+        """Logits (batch, labels) and, with labels, the loss.
+
+        pixel_values, audio_values, pixel_mask, audio_mask: as `TvltModel.forward`.
+        labels: for `loss_type` "classification" class ids (batch,) int or probabilities (batch, labels) float, by
+            cross entropy; for "regression" scores (batch, labels), by mean squared error.
+        return_dict: `SequenceClassifierOutput`, or the tuple (loss when there is one, logits, None, None, None, then
+            the extras asked for); the three Nones keep transformers 4.40.2's positions.
+        Raises `InputError` (a `ValueError`).
+        """
+        encoded: TvltModelOutput = self.tvlt(
+            pixel_values,
+            audio_values,
+            pixel_mask,
+            audio_mask,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        logits: Tensor = self.classifier(encoded.last_hidden_state[:, 0])
+        loss = None if labels is None else self._loss(logits, labels)
+        if self.config.return_dict if return_dict is None else return_dict:
+            return SequenceClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
+        return (*(() if loss is None else (loss,)), logits, None, None, None, *encoded.extras)
