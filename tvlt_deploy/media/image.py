@@ -1,0 +1,129 @@
+"""Still and animated images: upright RGB, with the pixel cap checked before anything is decoded."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from tvlt_deploy.errors import MediaError, TvltError
+from tvlt_deploy.media.limits import Watch
+from tvlt_deploy.media.source import open_regular, reason, translated
+from tvlt_deploy.media.video import Pictures
+from tvlt_deploy.media.window import Window, shown
+
+# Formats with a decoder of their own in Pillow; none starts another program or opens another file.
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
+_ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+
+# Browsers show frames that claim less than 20 ms for 100 ms, and animations are made for browsers.
+_SHORTEST, _USUAL = 20, 100
+
+
+def is_image(path: Path, watch: Watch) -> bool:
+    """Whether a file begins as an image does, whatever its name says."""
+    with open_regular(path, watch) as file, translated(path):
+        head = file.read(16)
+    return (
+        head.startswith(_SIGNATURES)
+        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+        or head[4:12] in (b"ftypavif", b"ftypavis")
+    )
+
+
+def read_still(path: Path, watch: Watch) -> npt.NDArray[np.uint8]:
+    """The picture, or the first one of an animation, as (H, W, 3) uint8 RGB. Raises `MediaError`."""
+    with _opened(path, watch) as image:
+        watch.check_decoded(image.width * image.height * 3, "frames")
+        return _rgb(image)
+
+
+def read_animation(path: Path, watch: Watch, window: Window, count: int) -> Pictures:
+    """As `read_pictures` for a video; a still image is on show at all times and lasts 0 seconds."""
+    with _opened(path, watch) as image:
+        starts, end, notes = _times(image, watch)
+        if len(starts) < 2:
+            image.seek(0)
+            return Pictures(_rgb(image)[None], (0.0,), 0.0, tuple(notes))
+        places = sorted(starts)
+        stamps = [starts[place] for place in places]
+        begin, stop = window.start * 1000, min(window.end * 1000, Fraction(end))
+        if begin >= stop:
+            return Pictures(None, (), end / 1000, tuple(notes))
+        chosen = shown(stamps, begin, stop, count)
+        watch.check_decoded(image.width * image.height * 3 * len(chosen), "frames")
+        frames = []
+        for at in chosen:
+            watch.check_time()
+            image.seek(places[at])
+            frames.append(_rgb(image))
+        times = tuple(stamps[at] / 1000 for at in chosen)
+        return Pictures(np.stack(frames), times, float(stop) / 1000, tuple(notes))
+
+
+def _times(image: Image.Image, watch: Watch) -> tuple[dict[int, int], int, list[str]]:
+    """Milliseconds at which each frame appears, by its number in the file, the end of the last, and warnings."""
+    starts: dict[int, int] = {}
+    now = 0
+    notes: list[str] = []
+    if image.format not in _ANIMATED or not getattr(image, "is_animated", False):
+        return {0: 0}, 0, notes
+    # An animated PNG may carry a picture for viewers that cannot animate; it is not part of the animation.
+    number = 1 if getattr(image, "default_image", False) else 0
+    while True:
+        watch.check_packets(number)
+        try:
+            image.seek(number)
+            watch.check_pixels(*image.size)
+            image.load()
+        except EOFError:
+            break
+        except TvltError:
+            raise
+        except Exception as error:
+            if not starts:
+                raise
+            notes.append(f"the animation breaks off after {len(starts)} frames: {reason(error)}")
+            break
+        starts[number] = now
+        duration = float(image.info.get("duration") or 0)
+        now += round(duration) if duration >= _SHORTEST else _USUAL
+        number += 1
+    return starts, now, notes
+
+
+@contextlib.contextmanager
+def _opened(path: Path, watch: Watch) -> Iterator[Image.Image]:
+    # Pillow warns about images near its own cap, which is above this one, and about damaged metadata.
+    with open_regular(path, watch) as file, translated(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            image = Image.open(file, formats=_FORMATS)
+        except TvltError:
+            raise
+        except Exception as error:
+            raise MediaError(
+                f"{path}: no image can be read from it: {reason(error)}; wanted one of {', '.join(_FORMATS)}",
+                hint="check that it opens in a viewer, or convert it to PNG",
+            ) from error
+        with image:
+            watch.check_pixels(*image.size)
+            yield image
+
+
+def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Upright (H, W, 3) uint8; transparency is dropped and 16-bit grey keeps its upper byte."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I;16"):
+        grey = (np.asarray(upright).astype(np.uint16) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if upright.mode in ("I", "F"):
+        raise MediaError(f"pixels of mode {upright.mode!r}; wanted 8 or 16 bits", hint="convert it to 8-bit RGB")
+    return np.array(upright.convert("RGB"))
