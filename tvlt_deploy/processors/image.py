@@ -1,0 +1,467 @@
+"""`TvltImageProcessor`: frames of any size to normalised pixels of one size."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tvlt_deploy.config import TvltConfig
+from tvlt_deploy.errors import ConfigError, InputError
+from tvlt_deploy.processors.output import BatchFeature
+from tvlt_deploy.processors.serialization import Part, patch_pair, positive_int
+
+logger = logging.getLogger(__name__)
+
+FIRST, LAST = "channels_first", "channels_last"
+
+_MOST_PIXELS = 1 << 27  # of one resized frame: a sliver blown up to a short edge of 224 would fill the memory
+_DEEP_MODES = ("I", "F")  # Pillow's modes of more than 8 bits, which its own conversion to RGB clips at 255
+
+_ARRAY_WANTED = "uint8, floats within [0, 1], or whole numbers within [0, 255]"
+
+Frame = Any  # a PIL image, or an array (or tensor) of 2 or 3 dimensions
+Pixels = Image.Image | NDArray[Any]  # an RGB image, uint8 (H, W, 3), or floats (H, W, 3) that no image can hold
+
+
+@dataclass(frozen=True)
+class _Video:
+    """Frames of one video after reading; `unit` says that levels 0..255 stand for floats within [0, 1]."""
+
+    frames: list[Pixels]
+    unit: bool = False
+
+
+class TvltImageProcessor(Part):
+    """Turns videos into `pixel_values` and `pixel_mask`: resize, centre crop, rescale, normalise.
+
+    size: {"shortest_edge": n} (or an int) keeps the aspect ratio; {"height": h, "width": w} (or a pair) does not.
+    crop_size: {"height": h, "width": w} (or an int); smaller frames are padded with black. patch_size: (height, width)
+    of an image patch. num_frames: most frames of a video. resample: a `PIL.Image.Resampling`. rescale_factor
+    multiplies levels 0..255; image_mean and image_std (a number, or one per channel) are in units of the result.
+    Unknown keyword arguments are ignored.
+
+    Raises `ConfigError` (a `ValueError`) for impossible settings. Source: transformers 4.40.2 `TvltImageProcessor`.
+    """
+
+    model_input_names = ("pixel_values", "pixel_mask", "pixel_values_mixed", "pixel_mask_mixed")
+    section = "image_processor"
+    type_key = "image_processor_type"
+
+    def __init__(
+        self,
+        do_resize: bool = True,
+        size: int | Sequence[int] | Mapping[str, int] | None = None,
+        patch_size: int | Sequence[int] = (16, 16),
+        num_frames: int = 8,
+        resample: int = Image.Resampling.BILINEAR,
+        do_center_crop: bool = True,
+        crop_size: int | Sequence[int] | Mapping[str, int] | None = None,
+        do_rescale: bool = True,
+        rescale_factor: float = 1 / 255,
+        do_normalize: bool = True,
+        image_mean: float | Sequence[float] = (0.5, 0.5, 0.5),
+        image_std: float | Sequence[float] = (0.5, 0.5, 0.5),
+        **kwargs: Any,
+    ) -> None:
+        self.do_resize = bool(do_resize)
+        self.size = _size("size", {"shortest_edge": 224} if size is None else size, square=False)
+        self.patch_size = patch_pair(patch_size)
+        self.num_frames = positive_int("num_frames", num_frames)
+        self.resample = _resampling(resample)
+        self.do_center_crop = bool(do_center_crop)
+        self.crop_size = _size("crop_size", 224 if crop_size is None else crop_size, square=True)
+        self.do_rescale = bool(do_rescale)
+        self.rescale_factor = _numbers("rescale_factor", rescale_factor)[0]
+        self.do_normalize = bool(do_normalize)
+        self.image_mean = _numbers("image_mean", image_mean, 3)
+        self.image_std = _numbers("image_std", image_std, 3)
+        if 0 in self.image_std:
+            raise ConfigError(f"image_std is {self.image_std}; wanted numbers other than 0")
+
+    @classmethod
+    def from_config(cls, config: TvltConfig) -> Self:
+        """The image processor that feeds a model of this configuration.
+
+        For a model of oblong frames the short edge becomes the model's long one, so that the crop never pads.
+        """
+        if config.num_image_channels != 3:
+            raise ConfigError(f"num_image_channels is {config.num_image_channels}; frames are RGB and have 3")
+        height, width = config.image_shape
+        return cls(
+            size={"shortest_edge": max(height, width)},
+            crop_size={"height": height, "width": width},
+            patch_size=config.image_patch,
+            num_frames=config.num_frames,
+        )
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "crop_size": dict(self.crop_size),
+            "do_center_crop": self.do_center_crop,
+            "do_normalize": self.do_normalize,
+            "do_rescale": self.do_rescale,
+            "do_resize": self.do_resize,
+            "image_mean": list(self.image_mean),
+            "image_std": list(self.image_std),
+            "num_frames": self.num_frames,
+            "patch_size": list(self.patch_size),
+            "resample": self.resample,
+            "rescale_factor": self.rescale_factor,
+            "size": dict(self.size),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings in Hugging Face's keys, in types that JSON holds."""
+        return {"image_processor_type": type(self).__name__, **self._settings()}
+
+    def __call__(self, videos: Any, **kwargs: Any) -> BatchFeature:
+        """The same as `preprocess`."""
+        return self.preprocess(videos, **kwargs)
+
+    def preprocess(
+        self,
+        videos: Any,
+        do_resize: bool | None = None,
+        size: int | Sequence[int] | Mapping[str, int] | None = None,
+        patch_size: int | Sequence[int] | None = None,
+        num_frames: int | None = None,
+        resample: int | None = None,
+        do_center_crop: bool | None = None,
+        crop_size: int | Sequence[int] | Mapping[str, int] | None = None,
+        do_rescale: bool | None = None,
+        rescale_factor: float | None = None,
+        do_normalize: bool | None = None,
+        image_mean: float | Sequence[float] | None = None,
+        image_std: float | Sequence[float] | None = None,
+        is_mixed: bool = False,
+        return_tensors: str | None = None,
+        data_format: str | None = FIRST,
+        input_data_format: str | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Pixels of one video or of a batch, padded with zeros to the most frames.
+
+        videos: one frame; one video (a list of frames, or an array of 4 dimensions); a batch (a list of videos, or an
+        array of 5 dimensions). A flat list of frames is one video. A frame is a PIL image, or an array or tensor
+        (H, W), (H, W, C) or (C, H, W) with C of 1, 3 or 4, of uint8, floats within [0, 1] or whole numbers within
+        [0, 255]; grey is repeated, alpha dropped. A shape that reads both ways has its 3 taken for the channels, the
+        last axis first; `input_data_format` settles it.
+        Every setting of the processor can be replaced for one call; `is_mixed` changes the names of the outputs.
+
+        Returns `pixel_values` (batch, frames, 3, height, width) float32 (`data_format` "channels_last" moves the 3
+        to the end) and `pixel_mask` (batch, frames * patches) int64, 1 for every patch of a real frame.
+
+        Raises `InputError` (a `ValueError`) for arrays that are no frames, for NaN or infinite values, and for more
+        than `num_frames` frames. Source: transformers 4.40.2 `TvltImageProcessor.preprocess`.
+        """
+        overrides = {
+            "do_resize": do_resize,
+            "size": size,
+            "patch_size": patch_size,
+            "num_frames": num_frames,
+            "resample": resample,
+            "do_center_crop": do_center_crop,
+            "crop_size": crop_size,
+            "do_rescale": do_rescale,
+            "rescale_factor": rescale_factor,
+            "do_normalize": do_normalize,
+            "image_mean": image_mean,
+            "image_std": image_std,
+        }
+        changed = {name: value for name, value in overrides.items() if value is not None}
+        unused = kwargs.keys() - {"mask_pixel"}
+        if unused:
+            logger.warning("unused keyword arguments: %s", ", ".join(sorted(unused)))
+        chosen = type(self)(**{**self._settings(), **changed}) if changed else self
+        pixels, counts = chosen._pixels(videos, _layout("input_data_format", input_data_format))
+        rows, columns = (side // patch for side, patch in zip(pixels.shape[-2:], chosen.patch_size, strict=True))
+        patches = rows * columns
+        mask = np.arange(pixels.shape[1] * patches) < np.array(counts)[:, None] * patches
+        if _layout("data_format", data_format) == LAST:
+            pixels = np.ascontiguousarray(np.moveaxis(pixels, 2, -1))
+        suffix = "_mixed" if is_mixed else ""
+        arrays = {f"pixel_values{suffix}": pixels, f"pixel_mask{suffix}": mask.astype(np.int64)}
+        return BatchFeature.of(arrays, return_tensors)
+
+    def _pixels(self, videos: Any, layout: str | None) -> tuple[NDArray[np.float32], list[int]]:
+        """(batch, frames, 3, height, width) with zeros after each video's own frames, and the frame counts."""
+        batch = _videos(videos)
+        for index, frames in enumerate(batch):
+            if len(frames) > self.num_frames:
+                raise InputError(
+                    f"video {index} has {len(frames)} frames; wanted at most num_frames, which is {self.num_frames}",
+                    hint="pick frames evenly; a list of single images needs one list per image: [[image], ...]",
+                )
+        read = [_read(frames, layout, f"video {index}", self.do_resize) for index, frames in enumerate(batch)]
+        sides = {self._output_size(_frame_size(frame)) for video in read for frame in video.frames}
+        if len(sides) > 1:
+            found = ", ".join(f"{height}x{width}" for height, width in sorted(sides))
+            raise InputError(
+                f"the frames come out in different sizes ({found}); wanted one", hint="use do_center_crop=True"
+            )
+        height, width = sides.pop()
+        counts = [len(video.frames) for video in read]
+        out = np.empty((len(read), max(counts), 3, height, width), dtype=np.float32)
+        for video, target in zip(read, out, strict=True):
+            for frame, values in zip(video.frames, target, strict=False):
+                self._frame(frame, video.unit, values)
+            target[len(video.frames) :] = 0
+        return out, counts
+
+    def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) after resizing; the long edge is truncated, as torchvision and transformers do."""
+        if not self.do_resize:
+            return size
+        if "height" in self.size:
+            return self.size["height"], self.size["width"]
+        (height, width), short = size, self.size["shortest_edge"]
+        target = (int(short * height / width), short) if width <= height else (short, int(short * width / height))
+        if target[0] * target[1] > _MOST_PIXELS:
+            raise InputError(
+                f"a frame of {height}x{width} resizes to {target[0]}x{target[1]}, more than {_MOST_PIXELS} pixels",
+                hint="crop it to a less extreme shape first",
+            )
+        return target
+
+    def _output_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) after all steps."""
+        return (self.crop_size["height"], self.crop_size["width"]) if self.do_center_crop else self._resized(size)
+
+    def _frame(self, frame: Pixels, unit: bool, out: NDArray[np.float32]) -> None:
+        """Write one frame into `out` (3, height, width)."""
+        height, width = self._resized(_frame_size(frame))
+        (top, above), (left, before) = _window(height, out.shape[1]), _window(width, out.shape[2])
+        inside = out[:, above, before]
+        if isinstance(frame, np.ndarray) and frame.dtype != np.uint8:
+            black: NDArray[Any] = np.zeros((3, 1, 1), frame.dtype)
+            levels = self._scaled(frame[top, left].transpose(2, 0, 1), unit)
+            inside[...] = levels
+            border = self._scaled(black, unit)
+        else:
+            image = frame if isinstance(frame, Image.Image) else Image.fromarray(np.ascontiguousarray(frame))
+            # Two calls: Pillow 13 resizes tall frames in height first, up to one level away from Pillow 12 and before
+            # (python-pillow/Pillow#9549). Columns are independent in the second, so those cut off are left out; rows
+            # cannot be: a `box` moves the filter's centres by its rounding.
+            if width != image.width:
+                image = image.resize((width, image.height), self.resample)
+            if (left.start, left.stop) != (0, width):
+                image = image.crop((left.start, 0, left.stop, image.height))
+            if height != image.height:
+                image = image.resize((image.width, height), self.resample)
+            if (top.start, top.stop) != (0, height):
+                image = image.crop((0, top.start, image.width, top.stop))
+            table = self._table(unit)
+            for channel, values, band in zip(table, inside, image.split(), strict=True):
+                np.take(channel, np.asarray(band), out=values, mode="clip")
+            border = table[:, 0, None, None]
+        if inside.shape != out.shape:
+            rows, columns = np.ones(out.shape[1], bool), np.ones(out.shape[2], bool)
+            rows[above], columns[before] = False, False
+            out[:, rows] = border
+            out[:, :, columns] = border
+
+    def _scaled(self, pixels: NDArray[Any], unit: bool) -> NDArray[Any]:
+        """Rescale and normalise (3, ...) values; floats within [0, 1] count as 255ths."""
+        values = pixels
+        if self.do_rescale:
+            factor = self.rescale_factor * (255 if unit else 1)
+            values = (values * factor).astype(np.float32) if factor != 1 else values
+        if not np.issubdtype(values.dtype, np.floating):
+            values = values.astype(np.float32)
+        if self.do_normalize:
+            mean, std = (
+                np.array(numbers, values.dtype).reshape(3, *[1] * (values.ndim - 1))
+                for numbers in (self.image_mean, self.image_std)
+            )
+            values = (values - mean) / std
+        return values
+
+    def _table(self, unit: bool) -> NDArray[np.float32]:
+        """What each level 0..255 of each channel becomes: (3, 256)."""
+        return _level_table(
+            # Levels that stand for floats within [0, 1] are 255ths whether or not they are rescaled as levels are.
+            self.rescale_factor if self.do_rescale else 1 / 255 if unit else None,
+            (tuple(self.image_mean), tuple(self.image_std)) if self.do_normalize else None,
+        )
+
+
+@functools.lru_cache(maxsize=16)
+def _level_table(
+    factor: float | None, normal: tuple[tuple[float, ...], tuple[float, ...]] | None
+) -> NDArray[np.float32]:
+    """Double precision for the rescaling and single for the rest, as transformers computes each pixel."""
+    levels = np.arange(256)
+    values = (levels if factor is None else levels * factor).astype(np.float32)
+    table = np.broadcast_to(values, (3, 256))
+    if normal is not None:
+        mean, std = (np.array(numbers, np.float32)[:, None] for numbers in normal)
+        table = (table - mean) / std
+    return np.ascontiguousarray(table)
+
+
+def _window(found: int, wanted: int) -> tuple[slice, slice]:
+    """The centred part of `found` samples to keep, and where it lies among `wanted` ones."""
+    if found >= wanted:
+        start = (found - wanted) // 2
+        return slice(start, start + wanted), slice(0, wanted)
+    start = (wanted - found) // 2
+    return slice(0, found), slice(start, start + found)
+
+
+def _frame_size(frame: Pixels) -> tuple[int, int]:
+    """(height, width)."""
+    return (frame.height, frame.width) if isinstance(frame, Image.Image) else (frame.shape[0], frame.shape[1])
+
+
+# Reading -----------------------------------------------------------------------------------------------------------
+
+
+def _array(value: Any, name: str) -> NDArray[Any]:
+    """`value` as a numpy array of numbers."""
+    if isinstance(value, str | bytes):
+        raise InputError(f"{name} is text ({value[:40]!r}); wanted frames", hint="decode files with tvlt_deploy.media")
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} is no array: {error}", hint="for a tensor: tensor.detach().cpu().float()") from error
+    if array.dtype.kind not in "uif":
+        raise InputError(f"{name} has dtype {array.dtype}; wanted {_ARRAY_WANTED}")
+    return array
+
+
+def _dimensions(value: Any, name: str) -> int:
+    """3 for a frame, 4 for a video, 5 for a batch, going by an array's dimensions or a list's first element."""
+    if isinstance(value, Image.Image):
+        return 3
+    if isinstance(value, list | tuple):
+        if not value:
+            raise InputError(f"{name} is an empty list; wanted frames")
+        inner = {_dimensions(item, name) for item in value}
+        if len(inner) > 1:
+            raise InputError(f"{name} mixes frames and videos in one list", hint="wrap a single frame: [frame]")
+        return inner.pop() + 1
+    shape = tuple(value.shape) if hasattr(value, "shape") else _array(value, name).shape
+    if 0 in shape:
+        raise InputError(f"{name} has shape {shape}, which holds no pixels")
+    if not 2 <= len(shape) <= 5:
+        raise InputError(f"{name} has shape {shape}; wanted a frame (H, W, 3), a video (T, H, W, 3) or a batch of them")
+    return max(3, len(shape))
+
+
+def _videos(videos: Any) -> list[list[Frame]]:
+    """A batch as a list of videos, each a list of frames."""
+    dimensions = _dimensions(videos, "the video")
+    if dimensions > 5:
+        raise InputError("the videos are nested deeper than batch, video, frame", hint="leave out one level of lists")
+    if dimensions == 3:
+        return [[videos]]
+    if dimensions == 4:
+        return [list(videos)]
+    return [list(video) for video in videos]
+
+
+def _read(frames: list[Frame], layout: str | None, name: str, resize: bool) -> _Video:
+    """The frames of one video as RGB levels where that loses nothing that resizing would keep."""
+    pixels = [_rgb(frame, layout, f"{name}, frame {index}") for index, frame in enumerate(frames)]
+    others = [item for item in pixels if isinstance(item, np.ndarray) and item.dtype != np.uint8]
+    if not others:
+        return _Video(pixels)
+    low, high = min(float(item.min()) for item in others), max(float(item.max()) for item in others)
+    if not np.isfinite(low + high):
+        raise InputError(f"{name} holds NaN or infinite values; wanted finite numbers")
+    floats = any(item.dtype.kind == "f" for item in others)
+    if floats and low >= 0 and high <= 1:
+        if len(others) < len(pixels):
+            raise InputError(f"{name} mixes floats within [0, 1] with 8-bit frames", hint="use one kind for all frames")
+        # Truncation, as transformers has it; every u / 255 comes back as u.
+        return _Video([(item * 255).astype(np.float32).astype(np.uint8) for item in others] if resize else pixels, True)
+    if low >= 0 and high <= 255 and all(item.dtype.kind != "f" or _whole(item) for item in others):
+        return _Video([item if isinstance(item, Image.Image) else np.rint(item).astype(np.uint8) for item in pixels])
+    if resize or not floats or len(others) < len(pixels):
+        raise InputError(
+            f"{name} has {others[0].dtype} values from {low:g} to {high:g}; wanted {_ARRAY_WANTED}",
+            hint="frames that are normalised already and of the right size pass with do_resize=False",
+        )
+    return _Video(pixels)
+
+
+def _whole(array: NDArray[Any]) -> bool:
+    return bool(np.allclose(array, np.rint(array)))
+
+
+def _rgb(frame: Frame, layout: str | None, name: str) -> Pixels:
+    """One frame as an RGB image, or as an array (H, W, 3) of its own dtype."""
+    if isinstance(frame, Image.Image):
+        if 0 in frame.size:
+            raise InputError(f"{name} is an image of {frame.width}x{frame.height}, which holds no pixels")
+        if not frame.mode.startswith(_DEEP_MODES):
+            return frame if frame.mode == "RGB" else frame.convert("RGB")
+    array = _array(frame, name)
+    if array.ndim == 2:
+        return np.repeat(array[..., None], 3, axis=2)
+    first, last = array.shape[0], array.shape[-1]
+    if layout is None:
+        guesses = ((LAST, last == 3), (FIRST, first == 3), (LAST, last in (1, 4)), (FIRST, first in (1, 4)))
+        layout = next((guess for guess, fits in guesses if fits), None)
+    channels = last if layout == LAST else first
+    if layout is None or channels not in (1, 3, 4):
+        raise InputError(
+            f"{name} has shape {array.shape}; wanted (H, W, C) or (C, H, W) with 1, 3 or 4 channels",
+            hint="a video is a list of frames or an array of 4 dimensions, with the frames first",
+        )
+    if layout == FIRST:
+        array = array.transpose(1, 2, 0)
+    return np.repeat(array, 3, axis=2) if channels == 1 else array[..., :3]
+
+
+# Settings ----------------------------------------------------------------------------------------------------------
+
+
+def _size(name: str, value: Any, *, square: bool) -> dict[str, int]:
+    """A size as {"shortest_edge": n} or {"height": h, "width": w}; an int means the latter when `square`."""
+    if isinstance(value, Mapping):
+        found = dict(value)
+    elif isinstance(value, list | tuple) and len(value) == 2:
+        found = {"height": value[0], "width": value[1]}
+    elif isinstance(value, list | tuple):
+        found = {}
+    else:
+        found = {"height": value, "width": value} if square else {"shortest_edge": value}
+    for keys in (("height", "width"), () if square else ("shortest_edge",)):
+        if keys and all(key in found for key in keys):
+            return {key: positive_int(f"{name}[{key!r}]", found[key]) for key in keys}
+    wanted = "an int, a pair, or a dict with 'height' and 'width'" + ("" if square else " or with 'shortest_edge'")
+    raise ConfigError(f"{name} is {value!r}; wanted {wanted}")
+
+
+def _resampling(value: Any) -> int:
+    try:
+        return int(Image.Resampling(value))
+    except ValueError:
+        names = ", ".join(f"{int(item)} ({item.name})" for item in Image.Resampling)
+        raise ConfigError(f"resample is {value!r}; wanted one of {names}") from None
+
+
+def _numbers(name: str, value: Any, count: int = 1) -> list[float]:
+    """`value`, or one per channel, as finite floats."""
+    try:
+        numbers = [float(item) for item in value] if isinstance(value, list | tuple) else [float(value)] * count
+        if len(numbers) != count or not np.isfinite(numbers).all():
+            raise ValueError
+    except (TypeError, ValueError):
+        wanted = "a finite number" if count == 1 else f"a finite number, or {count} of them"
+        raise ConfigError(f"{name} is {value!r}; wanted {wanted}") from None
+    return numbers
+
+
+def _layout(name: str, value: Any) -> str | None:
+    if value is None or value in (FIRST, LAST):
+        return None if value is None else FIRST if value == FIRST else LAST
+    raise ConfigError(f"{name} is {value!r}; wanted {FIRST!r} or {LAST!r}")
