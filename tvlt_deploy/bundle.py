@@ -1,0 +1,251 @@
+"""The bundle: a directory that says what it is, what each file must hash to, and how exact each graph is.
+
+Layout and manifest fields are described in docs/bundle.md. Reading costs the standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from tvlt_deploy import __version__
+from tvlt_deploy.config import CONFIG_FILE, TvltConfig
+from tvlt_deploy.errors import BundleError, ConfigError, UsageError
+from tvlt_deploy.files import sha256_of, write_json
+from tvlt_deploy.tasks import TASKS, Task
+
+MANIFEST_FILE = "manifest.json"
+WEIGHTS_FILE = "model.safetensors"
+SCHEMA_VERSION = 1
+
+STANDARD_FORM = "standard"
+"""Standard ONNX operators only: any engine."""
+ONNXRUNTIME_CPU_FORM = "onnxruntime-cpu"
+"""With ONNX Runtime's fused attention: faster there, and memory linear in the number of tokens."""
+
+NOT_RUN = {"verdict": "not run"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One graph of a bundle: its precision and form, its path and every file it is made of, relative to the bundle."""
+
+    precision: str
+    form: str
+    path: str
+    files: tuple[str, ...]
+    opset: int
+    parity: Mapping[str, Any]
+
+    def to_dict(self, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """The manifest's entry; `sha256` and `size` are those of the graph file."""
+        return {
+            "precision": self.precision,
+            "form": self.form,
+            "path": self.path,
+            "files": list(self.files),
+            "sha256": files[self.path]["sha256"],
+            "size": files[self.path]["size"],
+            "opset": self.opset,
+            "parity": dict(self.parity),
+        }
+
+
+def is_bundle(directory: str | os.PathLike[str]) -> bool:
+    """Whether a directory holds a manifest."""
+    return (Path(directory) / MANIFEST_FILE).is_file()
+
+
+def write_manifest(
+    directory: Path, task: Task, config: TvltConfig, variants: Iterable[Variant], receipts: Mapping[str, Any]
+) -> None:
+    """Hash every file below `directory` and write its manifest."""
+    files = {
+        path.relative_to(directory).as_posix(): {"sha256": sha256_of(path), "size": path.stat().st_size}
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.name != MANIFEST_FILE
+    }
+    specs = lambda table: {name: {"dtype": spec.dtype, "shape": list(spec.shape)} for name, spec in table.items()}  # noqa: E731
+    write_json(
+        directory / MANIFEST_FILE,
+        {
+            "schema_version": SCHEMA_VERSION,
+            "created_by": f"tvlt-deploy {__version__}",
+            "lineage": "huggingface",
+            "task": task.name,
+            "inputs": specs(task.inputs(config)),
+            "outputs": specs(task.outputs(config)),
+            "variants": [variant.to_dict(files) for variant in variants],
+            "engines": [],
+            "files": files,
+            "receipts": dict(receipts),
+        },
+    )
+
+
+class Bundle:
+    """A bundle opened for reading.
+
+    Opening reads the manifest only; `check` hashes files. Raises `BundleError` for a directory that is not a bundle,
+    a manifest of another schema or a path that leaves the bundle.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.directory = Path(directory)
+        manifest_path = self.directory / MANIFEST_FILE
+        if not self.directory.is_dir():
+            raise BundleError(f"{self.directory} is not a directory", hint="make a bundle with `tvlt-deploy export`")
+        try:
+            content = manifest_path.read_bytes()
+        except OSError as error:
+            raise BundleError(
+                f"{self.directory} holds no readable {MANIFEST_FILE}: {error.strerror}",
+                hint="make a bundle with `tvlt-deploy export CHECKPOINT BUNDLE`",
+            ) from error
+        self.digest = hashlib.sha256(content).hexdigest()
+        self.manifest = self._parse(content)
+        self.task: Task = TASKS[self.manifest["task"]]
+
+    def _parse(self, content: bytes) -> dict[str, Any]:
+        name = self.directory / MANIFEST_FILE
+        try:
+            manifest = json.loads(content)
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise BundleError(f"{name} is not JSON: {error}", hint="export the bundle again") from error
+        version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+        if version != SCHEMA_VERSION:
+            raise BundleError(
+                f"{name} has schema_version {version!r}; this release reads {SCHEMA_VERSION}",
+                hint="export the bundle again, or use the release that wrote it",
+            )
+        try:
+            if manifest["task"] not in TASKS:
+                raise BundleError(f"{name} names the task {manifest['task']!r}; known are {', '.join(TASKS)}")
+            for entry in manifest["files"].values():
+                if not isinstance(entry["sha256"], str) or not isinstance(entry["size"], int):
+                    raise TypeError("a file's sha256 or size")
+            paths = list(manifest["files"])
+            for variant in manifest["variants"]:
+                self._variant(variant)
+                paths += [variant["path"], *variant["files"]]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise BundleError(f"{name} lacks or misshapes {error}", hint="export the bundle again") from error
+        for path in paths:
+            parts = PurePosixPath(path)
+            if parts.is_absolute() or ".." in parts.parts or "\\" in path:
+                raise BundleError(f"{name} names {path!r}, which is outside the bundle", hint="do not use this bundle")
+            if path not in manifest["files"]:
+                raise BundleError(f"{name} uses {path!r} but lists no hash for it", hint="export the bundle again")
+        return dict(manifest)
+
+    @staticmethod
+    def _variant(entry: Mapping[str, Any]) -> Variant:
+        return Variant(
+            precision=entry["precision"],
+            form=entry["form"],
+            path=entry["path"],
+            files=tuple(entry["files"]),
+            opset=entry["opset"],
+            parity=dict(entry["parity"]),
+        )
+
+    @cached_property
+    def config(self) -> TvltConfig:
+        """The model's configuration; the file is hashed before it is parsed."""
+        self.check([CONFIG_FILE])
+        try:
+            return TvltConfig.from_json_file(self.directory / CONFIG_FILE)
+        except ConfigError as error:
+            raise BundleError(str(error)) from error
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """All graphs."""
+        return tuple(self._variant(entry) for entry in self.manifest["variants"])
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """The precisions there are graphs for."""
+        return tuple(dict.fromkeys(variant.precision for variant in self.variants))
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the bundle holds the torch weights, which the `torch` backend and parity need."""
+        return WEIGHTS_FILE in self.manifest["files"]
+
+    def variant(self, precision: str, form: str = STANDARD_FORM) -> Variant:
+        """The graph of a precision in a form. Raises `UsageError` naming what the bundle holds."""
+        for variant in self.variants:
+            if (variant.precision, variant.form) == (precision, form):
+                return variant
+        held = ", ".join(f"{variant.precision} ({variant.form})" for variant in self.variants) or "none"
+        raise UsageError(
+            f"{self.directory} holds no {precision} graph in the {form} form; it holds {held}",
+            hint=f"export again with --precision {precision}",
+        )
+
+    def path(self, name: str) -> Path:
+        """The place of a file of the bundle."""
+        return self.directory / name
+
+    def check(self, names: Iterable[str] | None = None) -> None:
+        """Compare size and SHA-256 of the named files (all by default) with the manifest. Raises `BundleError`."""
+        root = self.directory.resolve()
+        for name in self.manifest["files"] if names is None else names:
+            wanted = self.manifest["files"].get(name)
+            if wanted is None:
+                raise BundleError(f"{self.directory} lists no file {name!r}", hint="export the bundle again")
+            path = self.directory / name
+            if not path.is_file():
+                raise BundleError(f"{path} is missing from the bundle", hint="copy the bundle whole, or export again")
+            if not path.resolve().is_relative_to(root):
+                raise BundleError(f"{path} leads out of the bundle", hint="do not use this bundle")
+            size = path.stat().st_size
+            if size != wanted["size"]:
+                raise BundleError(
+                    f"{path} has {size} bytes; the manifest says {wanted['size']}",
+                    hint="the copy is incomplete or altered: copy the bundle again",
+                )
+            digest = sha256_of(path)
+            if digest != wanted["sha256"]:
+                raise BundleError(
+                    f"{path} has SHA-256 {digest}; the manifest says {wanted['sha256']}",
+                    hint="the file was altered: copy the bundle again",
+                )
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the directory's advisory lock, which dies with the process and leaves no file behind."""
+        descriptor = os.open(self.directory, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def update(self, change: Callable[[dict[str, Any]], None]) -> None:
+        """Apply `change` to the manifest as it is on disk now and replace the file, under a lock."""
+        with self._locked():
+            manifest = self._parse((self.directory / MANIFEST_FILE).read_bytes())
+            change(manifest)
+            write_json(self.directory / MANIFEST_FILE, manifest)
+            content = (self.directory / MANIFEST_FILE).read_bytes()
+            self.digest, self.manifest = hashlib.sha256(content).hexdigest(), self._parse(content)
+
+    def record_parity(self, path: str, parity: Mapping[str, Any]) -> None:
+        """Write a graph's verdict into the manifest."""
+
+        def change(manifest: dict[str, Any]) -> None:
+            for entry in manifest["variants"]:
+                if entry["path"] == path:
+                    entry["parity"] = dict(parity)
+
+        self.update(change)

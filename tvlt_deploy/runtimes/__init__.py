@@ -1,0 +1,73 @@
+"""One way to open any engine on a bundle: the backend asked for is the backend that runs."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from typing import Any
+
+from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.errors import EnvironmentLackError, UsageError
+from tvlt_deploy.runtimes.base import Runtime
+from tvlt_deploy.tasks import PRECISIONS
+
+PAIRS: dict[str, dict[str, tuple[str, ...]]] = {
+    "torch": {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16")},
+    "onnxruntime": {"cpu": ("fp32",), "cuda": ("fp32",)},
+}
+"""Backend -> kind of device -> the precisions it runs."""
+
+BACKENDS = tuple(PAIRS)
+DEFAULT_BACKEND = "onnxruntime"
+DEFAULT_DEVICE = "cpu"
+DEFAULT_PRECISION = "fp32"
+
+_MODULES = {"torch": "tvlt_deploy.runtimes.torch", "onnxruntime": "tvlt_deploy.runtimes.onnxruntime"}
+
+
+def parse_device(device: str) -> tuple[str, int]:
+    """("cpu", 0) or ("cuda", N) from `cpu`, `cuda` or `cuda:N`. Raises `UsageError`."""
+    match = re.fullmatch(r"(cpu)|(?:cuda)(?::(\d+))?", device)
+    if match is None:
+        raise UsageError(f"device is {device!r}; wanted cpu, cuda or cuda:N")
+    return ("cpu", 0) if match[1] else ("cuda", int(match[2] or 0))
+
+
+def check_pair(backend: str, device: str, precision: str) -> None:
+    """Refuse what no runtime offers: `UsageError` for unknown names, `EnvironmentLackError` for a pair that is not."""
+    if backend not in PAIRS:
+        raise UsageError(f"backend is {backend!r}; wanted one of {', '.join(BACKENDS)}")
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision is {precision!r}; wanted one of {', '.join(PRECISIONS)}")
+    kind, _ = parse_device(device)
+    if precision in PAIRS[backend][kind]:
+        return
+    elsewhere = [
+        f"{other} on {other_kind}"
+        for other, kinds in PAIRS.items()
+        for other_kind, precisions in kinds.items()
+        if precision in precisions
+    ]
+    nearest = f"; {precision} runs with {elsewhere[0]}" if elsewhere else ""
+    raise EnvironmentLackError(
+        f"{backend} on {kind} does not run {precision}; it runs {', '.join(PAIRS[backend][kind])}",
+        hint=f"use --precision {PAIRS[backend][kind][0]}{nearest}",
+    )
+
+
+def open_runtime(
+    bundle: Bundle,
+    backend: str = DEFAULT_BACKEND,
+    device: str = DEFAULT_DEVICE,
+    precision: str = DEFAULT_PRECISION,
+    **options: Any,
+) -> Runtime:
+    """The runtime of a backend on a bundle, ready to run.
+
+    options: `threads` (CPU threads, default all cores), `allow_fallback` (accept the CPU when a device cannot be had).
+    Raises `UsageError` and `EnvironmentLackError` as `check_pair` does, `EnvironmentLackError` for a package or device
+    that is missing, and `BundleError` for files that do not match the manifest.
+    """
+    check_pair(backend, device, precision)
+    runtime: Runtime = importlib.import_module(_MODULES[backend]).open(bundle, device, precision, **options)
+    return runtime

@@ -1,0 +1,67 @@
+"""The reference model as a runtime: the truth the others are measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tvlt_deploy.bundle import WEIGHTS_FILE, Bundle
+from tvlt_deploy.config import CONFIG_FILE
+from tvlt_deploy.errors import EnvironmentLackError, UsageError
+from tvlt_deploy.runtimes.base import Closing, check_feeds
+
+try:
+    import torch
+except ImportError as error:
+    raise EnvironmentLackError(
+        "the torch backend needs torch, which is not installed", hint="pip install 'tvlt-deploy[export]'"
+    ) from error
+
+from tvlt_deploy.reference.weights import PretrainedModule, load_model
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class TorchRuntime(Closing):
+    """Runs a reference model in evaluation mode; see `tvlt_deploy.runtimes.base.Runtime`."""
+
+    backend = "torch"
+
+    def __init__(self, bundle: Bundle, model: PretrainedModule, device: str, precision: str) -> None:
+        self.task, self.config = bundle.task, bundle.config
+        self.device, self.precision = device, precision
+        self.inputs, self.outputs = self.task.inputs(self.config), self.task.outputs(self.config)
+        self.model = model
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """As `Runtime.run`."""
+        arrays = check_feeds(feeds, self.inputs, self.config)
+        tensors = {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
+        with torch.inference_mode():
+            output = self.model(**tensors, return_dict=True)
+        return {name: output[name].float().cpu().numpy() for name in self.outputs}
+
+
+def open(
+    bundle: Bundle, device: str, precision: str, threads: int | None = None, allow_fallback: bool = False
+) -> TorchRuntime:
+    """Load the bundle's weights into the reference. `threads` sets torch's process-wide count."""
+    if not bundle.has_weights:
+        raise UsageError(
+            f"{bundle.directory} was exported without weights, which the torch backend needs",
+            hint="export again without --no-weights",
+        )
+    if device != "cpu" and not torch.cuda.is_available():
+        if not allow_fallback:
+            raise EnvironmentLackError(
+                f"device {device} was asked for, but torch {torch.__version__} sees no CUDA device",
+                hint="check the driver with nvidia-smi and that torch is a CUDA build, or use --device cpu",
+            )
+        device = "cpu"
+    if threads is not None:
+        torch.set_num_threads(threads)
+    bundle.check([CONFIG_FILE, WEIGHTS_FILE])
+    model = load_model(bundle.directory, bundle.task.name, dtype=_DTYPES[precision]).to(device)
+    return TorchRuntime(bundle, model, device, precision)
