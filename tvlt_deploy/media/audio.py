@@ -27,6 +27,9 @@ _PREROLL = Fraction(1)
 # Stamps that differ by less from where the samples so far end are rounding of the container; by more, a gap.
 _JITTER = Fraction(15, 1000)
 
+# A rate that no recording has, but that a damaged header may claim.
+_LOWEST_RATE = 1000
+
 _FLOAT_SCALE = {"u1": 2.0**-7, "i2": 2.0**-15, "i4": 2.0**-31}
 
 
@@ -106,11 +109,13 @@ def _track(source: Source, window: Window) -> _Track:
                 track.add(_frames(source, context, packet, track), tick, origin)
                 last = packet if packet.size else last
         except source.av.error.FFmpegError as error:
-            track.broken = reason(error)
+            track.notes.append(f"the sound breaks off: {reason(error)}")
         track.add(_frames(source, context, None, track), tick, origin)
         if last is not None and track.rate and tick * track.rate == 1 and last.pts is not None and last.duration:
             # The encoder's padding: a last packet that lasts less than the samples in it (edit lists of mp4).
             track.trim((last.pts + last.duration) * tick - origin)
+        if track.rate and not track.full:
+            track.notes += source.shortfall(container, stream, float(track.end), float(window.end))
     return track
 
 
@@ -129,12 +134,13 @@ class _Track:
     def __init__(self, watch: Watch, window: Window) -> None:
         self.rate: int | None = None
         self.undecoded = 0
-        self.broken = ""
+        self.notes: list[str] = []
         self._watch = watch
         self._window = window
         self._pieces: list[npt.NDArray[np.float32]] = []
         self._filled = 0
         self._next: int | None = None
+        self._last = 0
         self._limit = 0
         self._gaps = 0
 
@@ -169,11 +175,14 @@ class _Track:
 
     def trim(self, end: Fraction) -> None:
         """Drop samples at or after `end`, in seconds from the start of the file."""
-        excess = self._filled - round((end - self._window.start) * (self.rate or 1))
-        if self._pieces and 0 < excess < len(self._pieces[-1]):
+        place = round((end - self._window.start) * (self.rate or 1))
+        if self._next is None or not 0 < self._next - place < self._last:
+            return
+        self._next = place
+        excess = min(self._filled - max(place, 0), self._last)
+        if excess > 0:
             self._pieces[-1] = self._pieces[-1][:-excess]
             self._filled -= excess
-            self._next = self._filled
 
     def mono(self) -> npt.NDArray[np.float32] | None:
         """(samples,) float32 at `rate`, None when the window holds no sound."""
@@ -181,7 +190,7 @@ class _Track:
 
     def warnings(self) -> tuple[str, ...]:
         """What a listener should know."""
-        found = [f"the sound breaks off: {self.broken}"] if self.broken else []
+        found = list(self.notes)
         if self.undecoded:
             found.append(f"sound: {self.undecoded} packets that could not be decoded")
         if self._gaps:
@@ -189,7 +198,7 @@ class _Track:
         return tuple(found)
 
     def _lay(self, place: int, samples: npt.NDArray[np.float32]) -> None:
-        self._next = place + len(samples)
+        self._next, self._last = place + len(samples), len(samples)
         samples = samples[max(self._filled - place, 0) :]
         silence = min(max(place, self._filled), self._limit) - self._filled
         if silence and (samples.size or self._filled) and (self._filled or place < self._limit):
@@ -203,10 +212,10 @@ class _Track:
     def _check(self, frame: AudioFrame) -> None:
         rate, channels = frame.sample_rate, frame.layout.nb_channels
         limits = self._watch.limits
-        if not 0 < rate <= limits.max_sample_rate or not 0 < channels <= limits.max_channels:
+        if not _LOWEST_RATE <= rate <= limits.max_sample_rate or not 0 < channels <= limits.max_channels:
             raise MediaError(
                 f"{self._watch.path}: its sound has {channels} channels at {rate} Hz; wanted at most "
-                f"{limits.max_channels} channels and {limits.max_sample_rate} Hz",
+                f"{limits.max_channels} channels and {_LOWEST_RATE} to {limits.max_sample_rate} Hz",
                 hint="convert it: ffmpeg -i IN -ac 1 -ar 44100 OUT.wav",
             )
         if self.rate is None:

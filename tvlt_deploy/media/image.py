@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tvlt_deploy.errors import MediaError, TvltError
 from tvlt_deploy.media.limits import Watch
@@ -109,8 +109,13 @@ def _opened(path: Path, watch: Watch) -> Iterator[Image.Image]:
         except TvltError:
             raise
         except Exception as error:
+            found = reason(error)
+            if isinstance(error, Image.DecompressionBombError):
+                found = f"it has far more than {watch.limits.max_pixels} pixels"
+            elif isinstance(error, UnidentifiedImageError):
+                found = "its content is none of them"
             raise MediaError(
-                f"{path}: no image can be read from it: {reason(error)}; wanted one of {', '.join(_FORMATS)}",
+                f"{path}: no image can be read from it: {found}; wanted one of {', '.join(_FORMATS)}",
                 hint="check that it opens in a viewer, or convert it to PNG",
             ) from error
         with image:

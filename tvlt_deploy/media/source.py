@@ -26,6 +26,9 @@ FORMATS = (
     "wav", "w64", "aiff", "au", "caf", "flac", "mp3", "aac", "ac3", "amr", "ogg",
 )  # fmt: skip
 
+# Containers whose header states a length; elsewhere ffmpeg estimates one from the bit rate.
+_STATES_LENGTH = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flac", "aiff", "wav"}
+
 # Seconds to start in front of a place, so that a decoder has the packets that it needs there; None is the whole file.
 _LEADS: tuple[int | None, ...] = (0, 10, None)
 
@@ -145,10 +148,12 @@ class Source:
             except TvltError:
                 raise
             except Exception as error:
+                found = reason(error)
+                if isinstance(error, self.av.error.ArgumentError):
+                    found = "it is a playlist, a script or another format that is not opened"
                 raise MediaError(
-                    f"{self.path}: no video or sound can be read from it: {reason(error)}; "
-                    f"wanted a whole file of one of the formats {', '.join(FORMATS)}, or an image",
-                    hint="check that it plays, or convert it: ffmpeg -i IN OUT.mp4",
+                    f"{self.path}: no video, sound or image can be read from it: {found}; wanted a whole media file",
+                    hint="docs/media.md lists the formats; check that it plays, or convert it: ffmpeg -i IN OUT.mp4",
                 ) from error
             with container:
                 yield container
@@ -191,6 +196,29 @@ class Source:
             if stream.start_time is not None and stream.time_base
         ]
         return max(min(starts, default=Fraction(0)), Fraction(0))
+
+    def shortfall(self, container: InputContainer, stream: Stream, held: float, wanted: float) -> list[str]:
+        """A warning when the header promises more of a stream than the file holds of the `wanted` seconds."""
+        name = container.format.name
+        if name not in _STATES_LENGTH:
+            return []
+        if stream.duration and stream.time_base:
+            promised = float(((stream.start_time or 0) + stream.duration) * stream.time_base - self.origin(container))
+        else:
+            promised = (container.duration or 0) / 1e6
+        if name == "wav":
+            # ffmpeg takes the length from the size of the file where the two differ.
+            promised *= self._riff_size() / self.path.stat().st_size
+        if min(promised, wanted) <= held + 0.25 + 0.02 * promised:
+            return []
+        return [f"the header promises {promised:.2f} s; the {stream.type} ends at {held:.2f} s"]
+
+    def _riff_size(self) -> int:
+        """Bytes that a RIFF header says the file has; 0 when it was written without knowing."""
+        with open_regular(self.path, self.watch) as file:
+            head = file.read(8)
+        size = int.from_bytes(head[4:], "little")
+        return size + 8 if head[:4] == b"RIFF" and size < 2**32 - 1 else 0
 
     @contextlib.contextmanager
     def read(self, kind: str, start: Fraction) -> Iterator[tuple[InputContainer, Stream, Iterator[Packet[Any]]]]:

@@ -16,13 +16,8 @@ from tvlt_deploy.media.source import Source, reason, stamp_of, translated
 from tvlt_deploy.media.window import Window, shown
 
 if TYPE_CHECKING:
-    from av.container import InputContainer
     from av.packet import Packet
-    from av.stream import Stream
     from av.video.frame import VideoFrame
-
-# Containers whose header states a length; elsewhere ffmpeg estimates one from the bit rate.
-_STATES_LENGTH = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"}
 
 
 @dataclass(frozen=True)
@@ -122,8 +117,9 @@ def _index(source: Source, window: Window) -> _Index:
                     f"{source.path}: its video stream holds no intact frame", hint="the file is cut or damaged"
                 )
             last = index.stamps[-1]
-            index.end = min(index.end, last + (durations[last] or _spacing(index, stream)))
-            _compare_with_header(index, window, container, stream)
+            index.end = min(index.end, Fraction(last) + (durations[last] or _spacing(index, stream)))
+            held = index.seconds(index.end)
+            index.warnings += source.shortfall(container, stream, held, float(window.end))
         return index
 
 
@@ -132,18 +128,6 @@ def _spacing(index: _Index, stream: Any) -> Fraction:
     if len(index.stamps) > 1:
         return Fraction(index.stamps[-1] - index.stamps[0], len(index.stamps) - 1)
     return 1 / (index.tick * Fraction(stream.average_rate or stream.guessed_rate or 25))
-
-
-def _compare_with_header(index: _Index, window: Window, container: InputContainer, stream: Stream) -> None:
-    if container.format.name not in _STATES_LENGTH:
-        return
-    if stream.duration:
-        promised = index.seconds((stream.start_time or 0) + stream.duration)
-    else:
-        promised = (container.duration or 0) / 1e6
-    held = index.seconds(index.end)
-    if min(promised, float(window.end)) > held + max(0.5, 0.05 * promised):
-        index.warnings.append(f"the header promises {promised:.2f} s; the video ends at {held:.2f} s")
 
 
 def _decode(source: Source, window: Window, index: _Index, wanted: list[int]) -> _Picked:

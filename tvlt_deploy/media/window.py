@@ -15,6 +15,7 @@ LONGEST_SOUND = 23.77
 """Seconds of sound that the default model takes: 2048 spectrogram rows of 512 samples at 44100 Hz."""
 
 _MICROSECONDS = 10**6
+_LATEST = 10**9  # seconds; some thirty years, so that ticks stay within 64 bits
 
 
 def _seconds(name: str, value: object, *, zero: bool = False) -> Fraction:
@@ -26,7 +27,7 @@ def _seconds(name: str, value: object, *, zero: bool = False) -> Fraction:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"{name} is {value!r}; wanted {wanted}") from None
-    if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
+    if not math.isfinite(number) or number < 0 or (number == 0 and not zero) or number > _LATEST:
         raise InputError(f"{name} is {value!r}; wanted {wanted}")
     exact = Fraction(round(number * _MICROSECONDS), _MICROSECONDS)
     if not exact and not zero:
@@ -60,7 +61,7 @@ def shown(stamps: Sequence[int], begin: Fraction, end: Fraction, count: int) -> 
     """Indices of the frames on show at `count` times `begin + k * (end - begin) / count`, each index once.
 
     `stamps` are the ascending times at which frames appear, in ticks, as are `begin` and `end`; a frame is on show
-    until the next one appears. At a constant rate the indices are `floor(k * n / count)` of the n frames between the two.
+    until the next one appears. At a constant rate the indices are `floor(k * n / count)` of the n frames on show.
     """
     first = max(bisect_right(stamps, begin) - 1, 0)
     inside = max(bisect_left(stamps, end) - first, 1)
