@@ -71,6 +71,12 @@ class TvltMAEHead(nn.Module):
         return values
 
 
+def _shape_of(labels: Any) -> tuple[int, ...]:
+    if not isinstance(labels, Tensor):
+        raise InputError(f"labels is a {type(labels).__name__}; wanted a torch.Tensor")
+    return tuple(labels.shape)
+
+
 def patchify(pictures: Tensor, patch: tuple[int, int]) -> Tensor:
     """(batch, steps, channels, height, width) to (batch, patches, height * width * channels of a patch).
 
@@ -200,8 +206,8 @@ class TvltForPreTraining(PretrainedModule):
             logits: Tensor = self.matching_head(encoded.last_hidden_state)
             output.matching_logits = logits
             if labels is not None:
-                if tuple(labels.shape) not in ((batch,), (batch, 1)):
-                    raise InputError(f"labels has shape {tuple(labels.shape)}; wanted ({batch},) or ({batch}, 1)")
+                if _shape_of(labels) not in ((batch,), (batch, 1)):
+                    raise InputError(f"labels has shape {_shape_of(labels)}; wanted ({batch},) or ({batch}, 1)")
                 targets = labels.reshape(-1).to(logits.dtype)
                 losses.append(F.binary_cross_entropy_with_logits(logits.view(-1), targets))
 
@@ -255,7 +261,7 @@ class TvltForAudioVisualClassification(PretrainedModule):
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         batch, count = logits.shape
-        shape = tuple(labels.shape)
+        shape = _shape_of(labels)
         if self.config.loss_type == "regression":
             if shape != (batch, count):
                 raise InputError(f"labels has shape {shape}; regression wants ({batch}, {count}), as the logits")

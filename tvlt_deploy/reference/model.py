@@ -23,6 +23,10 @@ from tvlt_deploy.reference.weights import PretrainedModule
 # Inputs ----------------------------------------------------------------------------------------------------------
 
 
+NO_PIXELS = "for sound alone pass one frame of zeros and a pixel_mask of zeros"
+NO_AUDIO = "for pictures alone pass zeros for one row of patches and an audio_mask of zeros"
+
+
 def _check_tensor(name: str, values: Any, wanted: str, hint: str) -> None:
     if values is None:
         raise InputError(f"{name} is None; wanted a tensor {wanted}", hint=hint)
@@ -36,14 +40,16 @@ def check_pixels(config: TvltConfig, values: Tensor | None, name: str = "pixel_v
     """Frames (batch, frames, channels, height, width), float; raises `InputError` for anything else."""
     channels, (height, width), most = config.num_image_channels, config.image_shape, config.num_frames
     wanted = f"(batch, 1 to {most} frames, {channels}, {height}, {width})"
-    _check_tensor(name, values, wanted, "for sound alone pass one frame of zeros and a pixel_mask of zeros")
+    _check_tensor(name, values, wanted, NO_PIXELS)
     assert values is not None
     shape = tuple(values.shape)
     hint = ""
     if len(shape) == 4:
         hint = f"the frames axis is missing: {name}[:, None] for images, {name}[None] for one clip"
-    elif len(shape) == 5 and not 1 <= shape[1] <= most:
-        hint = f"the model has {most} temporal positions: sample between 1 and {most} frames"
+    elif len(shape) == 5 and shape[1] > most:
+        hint = f"the model has {most} temporal positions: sample fewer frames"
+    elif len(shape) == 5 and shape[1] == 0:
+        hint = NO_PIXELS
     if len(shape) != 5 or not 1 <= shape[1] <= most or shape[2:] != (channels, height, width):
         raise InputError(f"{name} has shape {shape}; wanted {wanted}", hint=hint)
     return values
@@ -60,7 +66,9 @@ def check_audio(config: TvltConfig, values: Tensor | None) -> Tensor:
     assert values is not None
     shape = tuple(values.shape)
     hint = ""
-    if len(shape) == 4 and shape[2] % patch:
+    if len(shape) == 4 and shape[2] > most:
+        hint = f"the model has {most // patch} time positions: cut the sound"
+    elif len(shape) == 4 and shape[2] % patch:
         hint = f"pad with zero rows to {-(-shape[2] // patch) * patch}"
     if len(shape) != 4 or (shape[1], shape[3]) != (channels, bins) or not patch <= shape[2] <= most or shape[2] % patch:
         raise InputError(f"audio_values has shape {shape}; wanted {wanted}", hint=hint)

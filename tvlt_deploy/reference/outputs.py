@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, KeysView, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,10 @@ class ModelOutput(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._present())
+
+    def keys(self) -> KeysView[str]:
+        """The names of the fields that are not None, in order."""
+        return self._present().keys()
 
     def to_tuple(self) -> tuple[Any, ...]:
         """The values that are not None, in order."""

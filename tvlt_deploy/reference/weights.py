@@ -185,7 +185,8 @@ def match_state(
     """
     heads = {task for key in expected if (task := _head_of(key))}
     state: dict[str, Tensor] = {}
-    skipped, unknown = [], []
+    skipped: list[str] = []
+    unknown: list[str] = []
     for key, tensor in tensors.items():
         bare = key.removeprefix(PREFIX)
         name = base_prefix + bare if _ENCODER_KEYS.fullmatch(bare) else key
@@ -200,13 +201,12 @@ def match_state(
             unknown.append(key)
 
     missing = expected.keys() - state.keys()
-    for task in heads:
-        if not any(_head_of(key) == task for key in state):
-            held = held_tasks(tensors)
-            raise CheckpointError(
-                f"{source} has no head for {task}; it holds {', '.join(held) if held else 'no task of TVLT'}",
-                hint="ask for a task that it holds",
-            )
+    if lacking := heads - {_head_of(key) for key in state}:
+        held = ", ".join(held_tasks(tensors)) or "none of TVLT"
+        raise CheckpointError(
+            f"{source} has no head for {_some(lacking)}; the tasks it holds: {held}",
+            hint="ask for a task that it holds",
+        )
     problems = []
     if missing:
         problems.append(f"lacks {len(missing)} of {len(expected)} keys: {_some(missing)}")
@@ -215,7 +215,8 @@ def match_state(
     if problems:
         raise CheckpointError(f"{source} {'; it '.join(problems)}", hint="config.json must describe this very file")
     _check_tensors(state, expected, source)
-    return {key: tensor.to(dtype).contiguous() for key, tensor in state.items()}, tuple(sorted(skipped))
+    # Copies: a model must not change or crash when its file does.
+    return {key: tensor.to(dtype, copy=True).contiguous() for key, tensor in state.items()}, tuple(sorted(skipped))
 
 
 def _check_tensors(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> None:
@@ -293,9 +294,17 @@ class PretrainedModule(nn.Module):
         """
         folder = Path(directory)
         config = read_config(folder) if config is None else config
-        with torch.device("meta"):
-            model = cls(config)
         tensors = read_tensors(folder)
+        layers = config.num_hidden_layers + config.decoder_num_hidden_layers
+        if layers > len(tensors) + 1000:
+            raise CheckpointError(
+                f"{folder}: config.json asks for {layers} layers; the weights are {len(tensors)} tensors"
+            )
+        try:
+            with torch.device("meta"):
+                model = cls(config)
+        except (RuntimeError, TypeError, OverflowError) as error:
+            raise CheckpointError(f"{folder}: config.json describes a model too large for torch: {error}") from error
         state, skipped = match_state(tensors, model.state_dict(), cls.base_prefix, dtype, str(folder))
         model.load_state_dict(state, assign=True)
         model.skipped_keys = skipped
