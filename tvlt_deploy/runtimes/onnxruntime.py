@@ -98,16 +98,25 @@ class OnnxRuntime(Closing):
 
 
 def open(
-    bundle: Bundle, device: str, precision: str, threads: int | None = None, allow_fallback: bool = False
+    bundle: Bundle,
+    device: str,
+    precision: str,
+    threads: int | None = None,
+    allow_fallback: bool = False,
+    form: str | None = None,
 ) -> OnnxRuntime:
-    """A session on the form that suits the device. Raises `EnvironmentLackError` when the provider is not the one."""
+    """A session on `form`, by default the one that suits the device.
+
+    Raises `EnvironmentLackError` when the provider that runs is not the one asked for.
+    """
     kind, _, index = device.partition(":")
     if kind == "cuda" and CUDA_PROVIDER not in ort.get_available_providers():
         if not allow_fallback:
             raise _cuda_lacking("this ONNX Runtime has no CUDA provider")
         kind, device = "cpu", "cpu"
-    forms = {variant.form for variant in bundle.variants if variant.precision == precision}
-    form = ONNXRUNTIME_CPU_FORM if kind == "cpu" and ONNXRUNTIME_CPU_FORM in forms else STANDARD_FORM
+    if form is None:
+        forms = {variant.form for variant in bundle.variants if variant.precision == precision}
+        form = ONNXRUNTIME_CPU_FORM if kind == "cpu" and ONNXRUNTIME_CPU_FORM in forms else STANDARD_FORM
     variant = bundle.variant(precision, form)
     bundle.check(variant.files)
     providers: list[Any] = [CPU_PROVIDER]
@@ -128,5 +137,5 @@ def open(
     if kind == "cuda" and session.get_providers()[0] != CUDA_PROVIDER:
         if not allow_fallback:
             raise _cuda_lacking(f"the session runs on {session.get_providers()[0]}")
-        return open(bundle, "cpu", precision, threads)
+        return open(bundle, "cpu", precision, threads, form=form)
     return OnnxRuntime(bundle, session, device, precision)

@@ -1,0 +1,173 @@
+"""From a checkpoint to a bundle: load, trace, write, prove, and only then put in place."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tvlt_deploy.bundle import (
+    NOT_RUN,
+    ONNXRUNTIME_CPU_FORM,
+    STANDARD_FORM,
+    WEIGHTS_FILE,
+    Bundle,
+    Variant,
+    is_bundle,
+    write_manifest,
+)
+from tvlt_deploy.config import CONFIG_FILE, TvltConfig
+from tvlt_deploy.errors import ConfigError, EnvironmentLackError, UsageError
+from tvlt_deploy.files import staged_directory
+from tvlt_deploy.processors import TvltProcessor
+from tvlt_deploy.processors.serialization import PREPROCESSOR_FILE
+from tvlt_deploy.tasks import PRECISIONS, default_task, get_task
+
+EXPORTED_PRECISIONS = ("fp32",)
+GRAPH_FILES = {STANDARD_FORM: "model.onnx", ONNXRUNTIME_CPU_FORM: "model.onnxruntime-cpu.onnx"}
+
+Progress = Callable[[str], None]
+
+
+def _silent(message: str) -> None:
+    pass
+
+
+def _check_precisions(precisions: Sequence[str]) -> None:
+    for precision in precisions:
+        if precision not in PRECISIONS:
+            raise UsageError(f"precision is {precision!r}; wanted one of {', '.join(PRECISIONS)}")
+        if precision == "int8":
+            raise UsageError(
+                "int8 is not exported: it needs a calibration on real clips",
+                hint="export fp32, then tvlt-deploy quantize BUNDLE --clips DIR",
+            )
+        if precision not in EXPORTED_PRECISIONS:
+            raise UsageError(
+                f"this release does not export {precision}", hint=f"exported are {', '.join(EXPORTED_PRECISIONS)}"
+            )
+
+
+def _check_target(target: Path, force: bool) -> None:
+    """Refuse to replace anything but a bundle, and that only when told to."""
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise UsageError(f"{target} exists and is not a directory", hint="name another place for the bundle")
+    if not target.exists() or not any(target.iterdir()):
+        return
+    if not is_bundle(target):
+        raise UsageError(f"{target} is not empty and is no bundle", hint="name another place for the bundle")
+    if not force:
+        raise UsageError(f"{target} is a bundle already", hint="--force replaces it")
+
+
+def _save_processors(checkpoint: Path, stage: Path, config: TvltConfig, progress: Progress) -> None:
+    """Write the checkpoint's pre-processing, or what its configuration implies, into the bundle.
+
+    Raises `ConfigError` when the checkpoint's own file makes arrays that its model cannot take.
+    """
+    if not (checkpoint / PREPROCESSOR_FILE).is_file():
+        try:
+            processor = TvltProcessor.from_config(config)
+        except ConfigError as error:
+            progress(f"no pre-processing in the bundle: {error}")
+            return
+    else:
+        processor = TvltProcessor.from_pretrained(checkpoint)
+        image, sound = processor.image_processor, processor.feature_extractor
+        wanted = {
+            "crop_size": (image.crop_size, dict(zip(("height", "width"), config.image_shape, strict=True))),
+            "image patch_size": (list(image.patch_size), list(config.image_patch)),
+            "audio patch_size": (list(sound.patch_size), list(config.audio_patch)),
+            "feature_size": (sound.feature_size, config.frequency_length),
+        }
+        for name, (found, needed) in wanted.items():
+            if found != needed:
+                raise ConfigError(
+                    f"{checkpoint / PREPROCESSOR_FILE} sets {name} to {found}; {CONFIG_FILE} wants {needed}",
+                    hint=f"correct {PREPROCESSOR_FILE}, or remove it to derive it from {CONFIG_FILE}",
+                )
+    processor.save_pretrained(stage)
+
+
+def export(
+    checkpoint: str | os.PathLike[str],
+    bundle: str | os.PathLike[str],
+    *,
+    task: str | None = None,
+    precisions: Sequence[str] = ("fp32",),
+    opset: int | None = None,
+    weights: bool = True,
+    verify: bool = True,
+    force: bool = False,
+    progress: Progress = _silent,
+) -> Bundle:
+    """Turn a Hugging Face checkpoint directory into a bundle and prove it against the torch reference.
+
+    checkpoint: a directory with `config.json` and weights; read, never changed.
+    bundle: the directory to make. It is built beside its place and renamed: whole or absent.
+    task: one of `tvlt_deploy.tasks.TASKS`; by default what the checkpoint's `architectures` name.
+    weights: keep `model.safetensors` in the bundle (the `torch` backend and later verification need it).
+    verify: run the verdicts and invariants of `tvlt_deploy.parity` on every graph; a miss raises `VerdictError` and
+        leaves no bundle.
+    force: replace a bundle that stands there.
+    progress: called with a line of text at each step.
+
+    Raises `CheckpointError` for a checkpoint that does not load, `UsageError` for arguments that cannot be, and
+    `EnvironmentLackError` when torch or onnx is missing.
+    """
+    try:
+        import onnx as onnx_package
+        import torch
+
+        from tvlt_deploy.exporters import graph, onnx
+        from tvlt_deploy.reference.weights import load_model, read_config
+    except ImportError as error:
+        raise EnvironmentLackError(
+            f"exporting needs {error.name}, which is not installed", hint="pip install 'tvlt-deploy[export,cpu]'"
+        ) from error
+
+    _check_precisions(precisions)
+    target = Path(bundle)
+    _check_target(target, force)
+    chosen = default_task(read_config(checkpoint)) if task is None else get_task(task)
+    opset = onnx.DEFAULT_OPSET if opset is None else opset
+    onnx.check_opset(opset)
+
+    progress(f"loading {checkpoint} for {chosen.name}")
+    model = load_model(checkpoint, chosen.name)
+    config = model.config
+    with staged_directory(target, replace=force) as stage:
+        model.save_pretrained(stage)
+        _save_processors(Path(checkpoint), stage, config, progress)
+        forms = {STANDARD_FORM: graph.standard_attention, ONNXRUNTIME_CPU_FORM: graph.fused_attention}
+        graphs = {}
+        for form, attention in forms.items():
+            progress(f"tracing the fp32 graph, {form} form")
+            graphs[GRAPH_FILES[form]] = onnx.build_graph(model, chosen, attention, opset)
+        metadata = {"tvlt.task": chosen.name, "tvlt.precision": "fp32", "tvlt.config": json.dumps(config.to_dict())}
+        receipts = {
+            "skipped_keys": list(model.skipped_keys),
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "onnx": onnx_package.__version__,
+            },
+        }
+        progress("writing graphs and weights")
+        onnx.save_graphs(graphs, stage / "fp32", metadata)
+        del graphs, model
+        variants = [
+            Variant("fp32", form, f"fp32/{name}", (f"fp32/{name}", f"fp32/{onnx.WEIGHTS_FILE}"), opset, NOT_RUN)
+            for form, name in GRAPH_FILES.items()
+        ]
+        write_manifest(stage, chosen, config, variants, receipts)
+        if verify:
+            from tvlt_deploy.parity import verify as run_verify
+
+            run_verify(stage, progress=progress).raise_on_failure()
+        if not weights:
+            (stage / WEIGHTS_FILE).unlink()
+            Bundle(stage).update(lambda manifest: manifest["files"].pop(WEIGHTS_FILE))
+    return Bundle(target)
