@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -261,7 +261,8 @@ class TvltFeatureExtractor(Part):
         frames = 1 + (len(wave) - self.n_fft % 2) // self.hop_length
         power = np.empty((min(frames - 1, self.max_rows), self.feature_size), dtype=np.float32)
         loudest = 0.0
-        for start, chunk in self._mel_power(wave, frames):
+        for start in range(0, frames, _CHUNK):
+            chunk = self._mel_power(wave, start, min(_CHUNK, frames - start))
             loudest = max(loudest, float(chunk.max()))
             kept = max(0, min(len(chunk), len(power) - start))  # the last frame never is, nor any beyond the limit
             power[start : start + kept] = chunk[:kept]
@@ -278,6 +279,13 @@ class TvltFeatureExtractor(Part):
             wave = np.asarray(waveform)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{name} is no array: {error}", hint="pass a 1-D numpy array of samples") from error
+        if wave.dtype.name not in _PCM and wave.dtype.kind != "f":
+            raise InputError(
+                f"{name} has dtype {wave.dtype}; wanted floats within [-1, 1] or PCM of {', '.join(_PCM)}",
+                hint="whole numbers in a list have no scale: make an int16 array of 16-bit samples"
+                if wave.dtype.kind in "iu"
+                else "pass a 1-D array of samples; files are read with tvlt_deploy.media",
+            )
         if wave.ndim == 2 and 1 in wave.shape:
             wave = wave.reshape(-1)
         if wave.ndim != 1:
@@ -286,11 +294,6 @@ class TvltFeatureExtractor(Part):
         if wave.dtype.name in _PCM:
             full_scale, silence = _PCM[wave.dtype.name]
             wave = ((wave.astype(np.float64) - silence) / full_scale).astype(np.float32)
-        elif not np.issubdtype(wave.dtype, np.floating):
-            raise InputError(
-                f"{name} has dtype {wave.dtype}; wanted floats within [-1, 1] or PCM of {', '.join(_PCM)}",
-                hint="whole numbers in a list have no scale: make an int16 array of 16-bit samples",
-            )
         if len(wave) < max(2, self.min_samples):
             needed = max(2, self.min_samples)
             raise InputError(
@@ -309,23 +312,19 @@ class TvltFeatureExtractor(Part):
             )
         return wave
 
-    def _mel_power(self, wave: NDArray[np.float32], frames: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """(first frame, mel power (frames, filters)) of consecutive chunks; the array is reused by the next chunk."""
+    def _mel_power(self, wave: NDArray[np.float32], start: int, count: int) -> NDArray[np.float32]:
+        """Mel power (count, filters) of the frames from `start` on."""
         n_fft, hop = self.n_fft, self.hop_length
-        window = _window(n_fft)
-        bands = _bands(self.feature_size, n_fft, self.sampling_rate)
+        first = start * hop - n_fft // 2
         # Double precision up to the squares: quiet filters beside a loud tone are lost in a single-precision transform.
-        windowed = np.empty((_CHUNK, n_fft))
-        energy = np.empty((_CHUNK, n_fft // 2 + 1), dtype=np.float32)
-        mel = np.empty((_CHUNK, self.feature_size), dtype=np.float32)
-        for start in range(0, frames, _CHUNK):
-            count = min(_CHUNK, frames - start)
-            first = start * hop - n_fft // 2
-            samples = _samples(wave, first, first + (count - 1) * hop + n_fft).astype(np.float64)
-            views = np.lib.stride_tricks.sliding_window_view(samples, n_fft)[::hop]
-            spectrum = scipy.fft.rfft(np.multiply(views, window, out=windowed[:count]))
-            squares = np.square(spectrum.view(np.float64), out=spectrum.view(np.float64))
-            np.add(squares[:, 0::2], squares[:, 1::2], out=energy[:count], casting="same_kind")
-            for low, high, first_bin, end_bin, weights in bands:
-                np.matmul(energy[:count, first_bin:end_bin], weights, out=mel[:count, low:high])
-            yield start, mel[:count]
+        samples = _samples(wave, first, first + (count - 1) * hop + n_fft).astype(np.float64)
+        step = samples.itemsize
+        views = np.lib.stride_tricks.as_strided(samples, (count, n_fft), (hop * step, step), writeable=False)
+        parts = scipy.fft.rfft(views * _window(n_fft)).view(np.float64)
+        np.square(parts, out=parts)
+        energy = np.empty((count, n_fft // 2 + 1), dtype=np.float32)
+        np.add(parts[:, 0::2], parts[:, 1::2], out=energy, casting="same_kind")
+        power = np.empty((count, self.feature_size), dtype=np.float32)
+        for low, high, first_bin, end_bin, weights in _bands(self.feature_size, n_fft, self.sampling_rate):
+            power[:, low:high] = energy[:, first_bin:end_bin] @ weights
+        return power

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -22,6 +24,7 @@ logger = logging.getLogger(__name__)
 FIRST, LAST = "channels_first", "channels_last"
 
 _MOST_PIXELS = 1 << 27  # of one resized frame: a sliver blown up to a short edge of 224 would fill the memory
+_THREADS = 4  # most threads that share the frames of one call
 _DEEP_MODES = ("I", "F")  # Pillow's modes of more than 8 bits, which its own conversion to RGB clips at 255
 
 _ARRAY_WANTED = "uint8, floats within [0, 1], or whole numbers within [0, 255]"
@@ -209,10 +212,17 @@ class TvltImageProcessor(Part):
         height, width = sides.pop()
         counts = [len(video.frames) for video in read]
         out = np.empty((len(read), max(counts), 3, height, width), dtype=np.float32)
+        jobs = []
         for video, target in zip(read, out, strict=True):
-            for frame, values in zip(video.frames, target, strict=False):
-                self._frame(frame, video.unit, values)
+            jobs += [(frame, video.unit, values) for frame, values in zip(video.frames, target, strict=False)]
             target[len(video.frames) :] = 0
+        threads = min(_THREADS, len(os.sched_getaffinity(0)), len(jobs))
+        if threads > 1:  # Pillow resizes outside the interpreter's lock
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(lambda job: self._frame(*job), jobs))
+        else:
+            for job in jobs:
+                self._frame(*job)
         return out, counts
 
     def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
