@@ -134,12 +134,12 @@ class TvltConfig:
             self._check_int(name, minimum=1)
         for name in ("num_hidden_layers", "decoder_num_hidden_layers"):
             self._check_int(name, minimum=0)
-        for width, heads in (
-            ("hidden_size", "num_attention_heads"),
-            ("decoder_hidden_size", "decoder_num_attention_heads"),
-        ):
-            if getattr(self, width) % getattr(self, heads):
-                raise ConfigError(f"{width} {getattr(self, width)} is not a multiple of {heads} {getattr(self, heads)}")
+        for prefix in ("", "decoder_"):
+            hidden, heads = getattr(self, f"{prefix}hidden_size"), getattr(self, f"{prefix}num_attention_heads")
+            if hidden % heads:
+                raise ConfigError(
+                    f"{prefix}hidden_size {hidden} is not a multiple of {prefix}num_attention_heads {heads}"
+                )
         for name in ("pixel_mask_ratio", "audio_mask_ratio"):
             ratio = getattr(self, name)
             if not isinstance(ratio, int | float) or not 0 <= ratio < 1:

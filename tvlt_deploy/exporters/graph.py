@@ -116,7 +116,8 @@ class Layer(nn.Module):
         attention = standard_attention if first_token_only else self.attention
         context = attention(self.query(normed), key, value, valid, self.heads)
         x = x + self.project(context)
-        return x + self.contract(self.activation(self.expand(self.norm_after(x))))
+        out: Tensor = x + self.contract(self.activation(self.expand(self.norm_after(x))))
+        return out
 
 
 class Embedding(nn.Module):
@@ -177,7 +178,8 @@ class Encoder(nn.Module):
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
             x = layer(x, valid, first_token_only and index == last)
-        return self.norm(x[:, :1] if first_token_only else x)
+        normed: Tensor = self.norm(x[:, :1] if first_token_only else x)
+        return normed
 
 
 class FeatureExtraction(nn.Module):
@@ -285,7 +287,8 @@ class Decoder(nn.Module):
         x = x + self.table[:, :steps].reshape(1, steps * self.table.shape[2], -1)
         for layer in self.layers:
             x = layer(x, None)
-        return self.head(self.norm(x))
+        values: Tensor = self.head(self.norm(x))
+        return values
 
 
 class Reconstruction(nn.Module):

@@ -1,0 +1,312 @@
+"""Clips in, answers out: processors, grouping, runtime and labels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.errors import BundleError, InputError, UsageError
+from tvlt_deploy.noise import masking_noise
+from tvlt_deploy.processors import TvltProcessor
+from tvlt_deploy.processors.serialization import PREPROCESSOR_FILE
+from tvlt_deploy.runtimes import DEFAULT_BACKEND, DEFAULT_DEVICE, DEFAULT_PRECISION, open_runtime
+from tvlt_deploy.runtimes.base import Runtime
+from tvlt_deploy.tasks import PIXEL_PATCHES, TOKENS, token_counts
+
+MATCH, MISMATCH = "match", "mismatch"
+
+MAX_PADDING = 0.05
+"""Clips share a batch while the tokens computed for padding stay below this share."""
+MAX_BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
+"""Tokens of one batch. A CPU gains nothing from larger ones and pays in memory."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says of one clip.
+
+    label: the likeliest label; for matching `match` or `mismatch`; for regression the name of the only output.
+    score: its probability (softmax, or sigmoid for matching); for regression the value itself.
+    scores: the score of every label, in the model's order.
+    """
+
+    label: str
+    score: float
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """One clip's model inputs without the batch axis; a modality that is absent is one masked frame or patch."""
+
+    pixel_values: np.ndarray
+    audio_values: np.ndarray
+    has_picture: bool
+    has_sound: bool
+
+    @property
+    def frames(self) -> int:
+        return len(self.pixel_values)
+
+    @property
+    def rows(self) -> int:
+        return int(self.audio_values.shape[1])
+
+
+def _frame_count(clip: Any) -> int | None:
+    """Frames of a (T, H, W, 3) array or a list; None for a single image."""
+    if isinstance(clip, (list, tuple)):
+        return len(clip)
+    return np.shape(clip)[0] if np.ndim(clip) == 4 else None
+
+
+class Pipeline:
+    """A bundle ready to answer. Made by `load`; use with `with`, or call `close`.
+
+    runtime: the engine, for tensors you prepared yourself (`runtime.run`).
+    processor: the `TvltProcessor` that makes those tensors from frames and sound.
+    """
+
+    def __init__(self, bundle: Bundle, runtime: Runtime, processor: TvltProcessor) -> None:
+        self.bundle, self.runtime, self.processor = bundle, runtime, processor
+        self.task, self.config = bundle.task, bundle.config
+
+    # Answers -----------------------------------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        images: Sequence[Any] | None = None,
+        audio: Sequence[Any] | None = None,
+        sampling_rate: int | None = None,
+        seed: int = 0,
+    ) -> dict[str, np.ndarray | list[np.ndarray]]:
+        """The task's outputs, one row per clip, in the caller's order.
+
+        images: one entry per clip: (T, H, W, 3) uint8, a list of frames, one image, or None for no picture.
+        audio: one entry per clip: (samples,) mono at 44100 Hz, or None for no sound. Either list may be None whole.
+        sampling_rate: of the audio; any but the model's raises, naming the resampler.
+        seed: of the masking noise, where the task has one; each clip draws the same whatever its company.
+
+        Outputs of a fixed size are arrays (clips, ...); outputs per token are lists of arrays trimmed to the valid
+        tokens. Raises `InputError` (a `ValueError`) for anything the processors refuse, lists of unequal length, and a
+        clip with neither picture nor sound.
+        """
+        clips = self._prepare(images, audio, sampling_rate)
+        rows: list[dict[str, np.ndarray] | None] = [None] * len(clips)
+        for group in self._groups(clips):
+            outputs = self.runtime.run(self._batch([clips[index] for index in group], seed))
+            for place, index in enumerate(group):
+                rows[index] = self._trim(clips[index], clips, group, {k: v[place] for k, v in outputs.items()})
+        done = [row for row in rows if row is not None]
+        per_token = {n for n, s in self.runtime.outputs.items() if any(a in s.shape for a in _TOKEN_AXES)}
+        return {
+            name: [row[name] for row in done] if name in per_token else np.stack([row[name] for row in done])
+            for name in self.runtime.outputs
+        }
+
+    def predict(
+        self,
+        images: Sequence[Any] | None = None,
+        audio: Sequence[Any] | None = None,
+        sampling_rate: int | None = None,
+    ) -> list[Answer]:
+        """One `Answer` per clip; arguments as for a call. Raises `UsageError` for tasks without labels."""
+        if self.task.name not in ("audio-visual-classification", "audio-visual-matching"):
+            raise UsageError(f"{self.task.name} gives arrays, not labels", hint="call the pipeline itself")
+        outputs = self(images, audio, sampling_rate)
+        return self.answers(np.asarray(outputs[self.task.output_names[0]]))
+
+    def answers(self, logits: np.ndarray) -> list[Answer]:
+        """Labels and scores of logits (clips, labels) or matching logits (clips, 1)."""
+        values = logits.astype(np.float64)
+        if self.task.name == "audio-visual-matching":
+            match = 1 / (1 + np.exp(-values[:, 0]))
+            return [
+                Answer(*max(scores.items(), key=lambda item: item[1]), scores)
+                for scores in ({MATCH: float(p), MISMATCH: float(1 - p)} for p in match)
+            ]
+        names = list((self.config.id2label or {}).values())
+        if self.config.loss_type == "classification" and len(names) > 1:
+            values = np.exp(values - values.max(axis=1, keepdims=True))
+            values /= values.sum(axis=1, keepdims=True)
+        answers = []
+        for row in values:
+            scores = dict(zip(names, (float(value) for value in row), strict=True))
+            label = max(scores, key=lambda name: scores[name])
+            answers.append(Answer(label, scores[label], scores))
+        return answers
+
+    # Steps -------------------------------------------------------------------------------------------------------
+
+    def _prepare(
+        self, images: Sequence[Any] | None, audio: Sequence[Any] | None, sampling_rate: int | None
+    ) -> list[_Prepared]:
+        images, audio = self._paired(images, audio)
+        clips = []
+        for index, (picture, sound) in enumerate(zip(images, audio, strict=True)):
+            if picture is None and sound is None:
+                raise InputError(f"clip {index} has neither picture nor sound", hint="leave it out")
+            try:
+                clips.append(self._prepare_one(picture, sound, sampling_rate))
+            except InputError as error:
+                if len(images) == 1:
+                    raise
+                raise InputError(f"clip {index}: {error.message}", hint=error.hint) from error
+        return clips
+
+    def _paired(self, images: Any, audio: Any) -> tuple[Sequence[Any], Sequence[Any]]:
+        """Both lists at equal length, or an error that says which misunderstanding it looks like."""
+        for name, values in (("images", images), ("audio", audio)):
+            if values is not None and not isinstance(values, (list, tuple)):
+                kind = f"{type(values).__name__} of shape {np.shape(values)}" if np.ndim(values) else repr(values)
+                raise InputError(
+                    f"{name} is a {kind}; wanted a list with one entry per clip", hint=f"for one clip: {name}=[...]"
+                )
+        if images is None and audio is None:
+            raise InputError("images and audio are both None; wanted at least one of them")
+        single_images = images is not None and len(images) > 1 and all(
+            image is not None and _frame_count(image) is None for image in images
+        )  # fmt: skip
+        flat = "a flat list of frames is one clip: images=[[frame, frame, ...]]; for clips of one frame each: "
+        if audio is None:
+            if single_images:
+                raise InputError(
+                    f"images is a flat list of {len(images)} frames; wanted a list of clips",
+                    hint=flat + "images=[[frame], [frame], ...]",
+                )
+            audio = [None] * len(images)
+        if images is None:
+            images = [None] * len(audio)
+        if len(images) != len(audio):
+            raise InputError(
+                f"images has {len(images)} entries and audio {len(audio)}; wanted one of each per clip",
+                hint=flat + "one sound (or None) per frame" if single_images else "None stands for an absent one",
+            )
+        if not images:
+            raise InputError("images and audio are empty; wanted at least one clip")
+        return images, audio
+
+    def _prepare_one(self, picture: Any, sound: Any, sampling_rate: int | None) -> _Prepared:
+        config = self.config
+        if picture is None:
+            pixels = np.zeros((1, config.num_image_channels, *config.image_shape), np.float32)
+        else:
+            clip = list(picture) if isinstance(picture, (list, tuple)) else picture
+            wrapped = [clip] if isinstance(clip, list) else [[clip]] if _frame_count(clip) is None else [list(clip)]
+            pixels = self.processor.image_processor(wrapped, return_tensors="np")["pixel_values"][0]
+        if sound is None:
+            rows = np.zeros((config.num_audio_channels, config.audio_patch[0], config.frequency_length), np.float32)
+        else:
+            extracted = self.processor.feature_extractor([sound], return_tensors="np", sampling_rate=sampling_rate)
+            rows = extracted["audio_values"][0]
+        return _Prepared(pixels, rows, picture is not None, sound is not None)
+
+    def _groups(self, clips: Sequence[_Prepared]) -> Iterator[list[int]]:
+        """Indices of clips that share a batch: neighbours in size, while padding and batch stay small.
+
+        Masked reconstruction counts padding among the patches it hides, so there only equal sizes share a batch.
+        """
+        kind = self.runtime.device.partition(":")[0]
+        allowed = 0.0 if self.task.needs_noise else MAX_PADDING
+        tokens = lambda frames, rows: 1 + sum(token_counts(self.config, frames, rows))  # noqa: E731
+        group: list[int] = []
+        frames = rows = used = 0
+        for index in sorted(range(len(clips)), key=lambda i: (clips[i].frames, clips[i].rows)):
+            clip = clips[index]
+            wide = max(frames, clip.frames), max(rows, clip.rows)
+            own, total = tokens(clip.frames, clip.rows), (len(group) + 1) * tokens(*wide)
+            if group and (total > MAX_BATCH_TOKENS[kind] or total - (used + own) > allowed * total):
+                yield group
+                group, used, wide = [], 0, (clip.frames, clip.rows)
+            group.append(index)
+            used += own
+            frames, rows = wide
+        yield group
+
+    def _batch(self, clips: Sequence[_Prepared], seed: int) -> dict[str, np.ndarray]:
+        config, size = self.config, len(clips)
+        frames, rows = max(clip.frames for clip in clips), max(clip.rows for clip in clips)
+        pixel_patches, audio_patches = token_counts(config, frames, rows)
+        feeds = {
+            "pixel_values": np.zeros((size, frames, *clips[0].pixel_values.shape[1:]), np.float32),
+            "audio_values": np.zeros((size, config.num_audio_channels, rows, config.frequency_length), np.float32),
+            "pixel_mask": np.zeros((size, pixel_patches), np.float32),
+            "audio_mask": np.zeros((size, audio_patches), np.float32),
+        }
+        for row, clip in enumerate(clips):
+            feeds["pixel_values"][row, : clip.frames] = clip.pixel_values
+            feeds["audio_values"][row, :, : clip.rows] = clip.audio_values
+            own_pixels, own_audio = token_counts(config, clip.frames, clip.rows)
+            feeds["pixel_mask"][row, :own_pixels] = clip.has_picture
+            feeds["audio_mask"][row, :own_audio] = clip.has_sound
+        if self.task.needs_noise:
+            noise = masking_noise(config, frames, rows, seed)
+            for name, values in zip(("pixel_noise", "audio_noise"), noise, strict=True):
+                feeds[name] = np.tile(values, (size, 1))
+        return feeds
+
+    def _trim(
+        self, clip: _Prepared, clips: Sequence[_Prepared], group: Sequence[int], row: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Cut the tokens of padding and of absent modalities."""
+        padded_pixels, _ = token_counts(self.config, max(clips[i].frames for i in group), 0)
+        pixels, audio = token_counts(self.config, clip.frames, clip.rows)
+        pixels, audio = pixels * clip.has_picture, audio * clip.has_sound
+        trimmed = {}
+        for name, spec in self.runtime.outputs.items():
+            if TOKENS in spec.shape:
+                start = 1 + padded_pixels
+                trimmed[name] = np.concatenate([row[name][: 1 + pixels], row[name][start : start + audio]])
+            elif any(axis in spec.shape for axis in _TOKEN_AXES):
+                trimmed[name] = row[name][: pixels if PIXEL_PATCHES in spec.shape else audio]
+            else:
+                trimmed[name] = row[name]
+        return trimmed
+
+    def close(self) -> None:
+        """Close the runtime."""
+        self.runtime.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+_TOKEN_AXES = (TOKENS, PIXEL_PATCHES, "audio_patches")
+
+
+def load(
+    bundle: str | os.PathLike[str] | Bundle,
+    backend: str = DEFAULT_BACKEND,
+    device: str = DEFAULT_DEVICE,
+    precision: str = DEFAULT_PRECISION,
+    *,
+    threads: int | None = None,
+    allow_fallback: bool = False,
+) -> Pipeline:
+    """Open a bundle for answering. Every file that is opened is hashed first.
+
+    backend, device, precision: what runs is what was asked for; see `tvlt_deploy.runtimes.open_runtime` for errors.
+    threads: CPU threads of the engine, default all cores.
+    allow_fallback: accept the CPU when the device cannot be had.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
+    if PREPROCESSOR_FILE not in opened.manifest["files"]:
+        raise BundleError(
+            f"{opened.directory} holds no {PREPROCESSOR_FILE}: its model takes channels that no processor makes",
+            hint="use tvlt_deploy.runtimes.open_runtime and prepare the tensors yourself",
+        )
+    opened.check([PREPROCESSOR_FILE])
+    processor = TvltProcessor.from_pretrained(opened.directory)
+    runtime = open_runtime(opened, backend, device, precision, threads=threads, allow_fallback=allow_fallback)
+    return Pipeline(opened, runtime, processor)
