@@ -119,7 +119,9 @@ def _read(
         source = Source(file, watch)
         kinds = source.kinds()
         if not kinds:
-            raise MediaError(f"{file}: holds neither video nor sound", hint="give a media file")
+            raise MediaError(
+                f"{file}: holds neither video nor sound; wanted a whole media file", hint="check that it plays"
+            )
         if other is not None and "video" not in kinds:
             raise MediaError(
                 f"{file}: holds no pictures, and {other} was to replace its sound", hint="give one of them"

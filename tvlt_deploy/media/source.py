@@ -121,10 +121,6 @@ def import_av() -> Any:
     return av
 
 
-def _refuse_io(url: str, flags: int, options: dict[str, str]) -> Any:
-    raise PermissionError(f"the file refers to {url!r}; other files are not opened")
-
-
 class Source:
     """A media file behind its limits. Each `open` or `read` starts afresh and closes what it opened."""
 
@@ -136,15 +132,16 @@ class Source:
     @contextlib.contextmanager
     def open(self) -> Iterator[InputContainer]:
         """The demuxer. Raises `MediaError` for a file that is not one of `FORMATS`."""
-        # The bytes come through a Python file, so ffmpeg has no need to open anything: every attempt to is refused.
+        # The bytes come through a Python file, so ffmpeg needs no protocol, not even "file": no demuxer can open another
+        # file or address, whatever the bytes say. ("none" is the name of no protocol.)
         options = {
             "format_whitelist": ",".join(FORMATS),
-            "protocol_whitelist": "file",
+            "protocol_whitelist": "none",
             "max_pixels": str(self.watch.limits.max_pixels),
         }
         with open_regular(self.path, self.watch) as file, translated(self.path):
             try:
-                container = self.av.open(file, mode="r", options=options, metadata_errors="replace", io_open=_refuse_io)
+                container = self.av.open(file, mode="r", options=options, metadata_errors="replace")
             except TvltError:
                 raise
             except Exception as error:
