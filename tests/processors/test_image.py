@@ -261,6 +261,20 @@ def test_images_of_other_modes_become_rgb():
         TvltImageProcessor()(deep)
 
 
+def test_files_are_decoded_by_pillow(tmp_path):
+    frame = clip(60, 80)[0]
+    Image.fromarray(frame).save(tmp_path / "frame.png")
+    with Image.open(tmp_path / "frame.png") as image:
+        twice = TvltImageProcessor()([image, image]).pixel_values
+    np.testing.assert_array_equal(twice, TvltImageProcessor()([frame, frame]).pixel_values)
+    (tmp_path / "cut.png").write_bytes((tmp_path / "frame.png").read_bytes()[:3000])
+    with (
+        Image.open(tmp_path / "cut.png") as image,
+        pytest.raises(InputError, match="video 0, frame 0 cannot be decoded"),
+    ):
+        TvltImageProcessor()(image)
+
+
 @pytest.mark.parametrize("height", [1, 3, 4])
 def test_low_frames_are_not_misread(height):
     frame = clip(height, 50)[0]

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -203,3 +205,11 @@ def test_tensors_without_torch_say_what_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(RuntimeError, match="pip install torch"):
         TvltImageProcessor()(np.zeros((20, 30, 3), np.uint8), return_tensors="pt")
+
+
+def test_every_documented_difference_has_its_test():
+    root = Path(__file__).parents[2]
+    named = set(re.findall(r"`(test_\w+)`", (root / "docs" / "differences-processors.md").read_text(encoding="utf-8")))
+    written = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    assert named
+    assert not {name for name in named if f"def {name}(" not in written}

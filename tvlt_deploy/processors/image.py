@@ -411,6 +411,10 @@ def _rgb(frame: Frame, layout: str | None, name: str) -> Pixels:
     if isinstance(frame, Image.Image):
         if 0 in frame.size:
             raise InputError(f"{name} is an image of {frame.width}x{frame.height}, which holds no pixels")
+        try:
+            frame.load()  # here and not in a thread: the same image may be in the list twice
+        except OSError as error:
+            raise InputError(f"{name} cannot be decoded: {error}") from error
         if not frame.mode.startswith(_DEEP_MODES):
             return frame if frame.mode == "RGB" else frame.convert("RGB")
     array = _array(frame, name)
