@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.media.files import TICK, av, frame, numbers, steady, write
+from tests.media.files import av, frame, numbers, steady, write
 from tvlt_deploy.media import Limits, read_video
 from tvlt_deploy.media import video as video_module
 
@@ -170,7 +170,3 @@ def test_colours_and_layout(tmp_path):
     assert clip.frames.dtype == np.uint8
     assert clip.waveform is None
     assert np.abs(clip.frames.astype(int) - red).max() <= 6
-
-
-def test_tick_of_the_writer_is_fine_enough():
-    assert TICK % 25 == 0

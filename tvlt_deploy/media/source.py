@@ -132,8 +132,8 @@ class Source:
     @contextlib.contextmanager
     def open(self) -> Iterator[InputContainer]:
         """The demuxer. Raises `MediaError` for a file that is not one of `FORMATS`."""
-        # The bytes come through a Python file, so ffmpeg needs no protocol, not even "file": no demuxer can open another
-        # file or address, whatever the bytes say. ("none" is the name of no protocol.)
+        # The bytes come through a Python file, so ffmpeg needs no protocol, not even "file": no demuxer can open
+        # another file or address, whatever the bytes say. ("none" is the name of no protocol.)
         options = {
             "format_whitelist": ",".join(FORMATS),
             "protocol_whitelist": "none",
