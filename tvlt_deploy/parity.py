@@ -178,14 +178,16 @@ class Row:
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
     @property
+    def missed_by(self) -> float:
+        """How far the value is on the wrong side of the limit; negative when it is kept."""
+        return self.limit - self.value if self.at_least else self.value - self.limit
+
+    @property
     def text(self) -> str:
         """The number, its limit and by how much it misses."""
         sign = ">=" if self.at_least else "<="
         text = f"{self.check} of {self.output}: {self.value:.3g}, wanted {sign} {self.limit:.3g}"
-        if self.passed:
-            return text
-        by = self.limit - self.value if self.at_least else self.value - self.limit
-        return f"{text} (missed by {by:.3g})"
+        return text if self.passed else f"{text} (missed by {self.missed_by:.3g})"
 
 
 @dataclass

@@ -77,6 +77,11 @@ class Pipeline:
         self.bundle, self.runtime, self.processor = bundle, runtime, processor
         self.task, self.config = bundle.task, bundle.config
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether the task's answers are labels rather than arrays."""
+        return self.task.name in ("audio-visual-classification", "audio-visual-matching")
+
     # Answers -----------------------------------------------------------------------------------------------------
 
     def __call__(
@@ -117,7 +122,7 @@ class Pipeline:
         sampling_rate: int | None = None,
     ) -> list[Answer]:
         """One `Answer` per clip; arguments as for a call. Raises `UsageError` for tasks without labels."""
-        if self.task.name not in ("audio-visual-classification", "audio-visual-matching"):
+        if not self.has_labels:
             raise UsageError(f"{self.task.name} gives arrays, not labels", hint="call the pipeline itself")
         outputs = self(images, audio, sampling_rate)
         return self.answers(np.asarray(outputs[self.task.output_names[0]]))

@@ -46,7 +46,13 @@ def _cuda_lacking(found: str) -> EnvironmentLackError:
         hint = "check the driver with nvidia-smi and the CUDA and cuDNN libraries (onnxruntime-gpu[cuda,cudnn])"
     else:
         hint = "pip uninstall onnxruntime, then pip install 'tvlt-deploy[gpu]'"
-    return EnvironmentLackError(f"CUDA was asked for, but {found} ({installed} installed)", hint=hint)
+    return EnvironmentLackError(f"CUDA cannot be had: {found} ({installed} installed)", hint=hint)
+
+
+def check_cuda_provider() -> None:
+    """Raise `EnvironmentLackError` when the installed ONNX Runtime has no CUDA provider."""
+    if CUDA_PROVIDER not in ort.get_available_providers():
+        raise _cuda_lacking("this ONNX Runtime has no CUDA provider")
 
 
 def _session_options(threads: int | None) -> ort.SessionOptions:
@@ -110,10 +116,13 @@ def open(
     Raises `EnvironmentLackError` when the provider that runs is not the one asked for.
     """
     kind, _, index = device.partition(":")
-    if kind == "cuda" and CUDA_PROVIDER not in ort.get_available_providers():
-        if not allow_fallback:
-            raise _cuda_lacking("this ONNX Runtime has no CUDA provider")
-        kind, device = "cpu", "cpu"
+    if kind == "cuda":
+        try:
+            check_cuda_provider()
+        except EnvironmentLackError:
+            if not allow_fallback:
+                raise
+            kind, device = "cpu", "cpu"
     if form is None:
         forms = {variant.form for variant in bundle.variants if variant.precision == precision}
         form = ONNXRUNTIME_CPU_FORM if kind == "cpu" and ONNXRUNTIME_CPU_FORM in forms else STANDARD_FORM

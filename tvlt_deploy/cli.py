@@ -1,0 +1,563 @@
+"""The `tvlt-deploy` command: parse, call one function, print.
+
+Exit codes: 0 done; 1 internal error; 2 usage; 3 a verdict failed; 4 the machine or environment lacks something;
+5 a corrupt, refused or untrusted file; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from tvlt_deploy import __version__
+from tvlt_deploy.errors import FileRefusedError, TvltError, UsageError
+from tvlt_deploy.runtimes import BACKENDS, DEFAULT_BACKEND, DEFAULT_DEVICE, DEFAULT_PRECISION
+from tvlt_deploy.tasks import PRECISIONS, TASKS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tvlt_deploy.batch import FileAnswer
+    from tvlt_deploy.bundle import Bundle
+    from tvlt_deploy.parity import Report
+
+INTERRUPTED = 130
+
+
+# Output ----------------------------------------------------------------------------------------------------------
+
+
+class Progress:
+    """Steps of long work on standard error: one line that changes on a terminal, plain lines elsewhere."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.terminal = sys.stderr.isatty()
+
+    def __call__(self, message: str) -> None:
+        """Show a step."""
+        if self.quiet:
+            return
+        if self.terminal:
+            click.echo(f"\r\x1b[2K{message}", nl=False, err=True)
+        else:
+            click.echo(message, err=True)
+
+    def done(self) -> None:
+        """Clear the line."""
+        if self.terminal and not self.quiet:
+            click.echo("\r\x1b[2K", nl=False, err=True)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    # A pipe or file has no width: give tables the room they need rather than cutting them.
+    return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    _console().print(table)
+
+
+# Errors ----------------------------------------------------------------------------------------------------------
+
+
+def _fail(error: BaseException, code: int, verbose: bool, hint: str = "") -> NoReturn:
+    if verbose:
+        traceback.print_exception(error)
+    click.echo(f"error: {error.message if isinstance(error, TvltError) else error}", err=True)
+    if hint:
+        click.echo(f"hint: {hint}", err=True)
+    sys.exit(code)
+
+
+def _guarded(function: Callable[..., None]) -> Callable[..., None]:
+    """Turn every exception into a message, a hint and the exit code that belongs to it."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, verbose: bool, quiet: bool, **options: Any) -> None:
+        progress = Progress(quiet)
+        try:
+            function(*args, progress=progress, **options)
+            progress.done()
+        except KeyboardInterrupt:
+            progress.done()
+            click.echo("interrupted; nothing half-written is left", err=True)
+            sys.exit(INTERRUPTED)
+        except TvltError as error:
+            progress.done()
+            _fail(error, error.exit_code, verbose, error.hint)
+        except BrokenPipeError:
+            sys.stderr.close()
+            sys.exit(0)
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except OSError as error:
+            progress.done()
+            _fail(error, 4, verbose, "check that the path exists, is writable and has room")
+        except Exception as error:
+            progress.done()
+            traceback.print_exception(error)
+            _fail(error, 1, False, "this is a fault of tvlt-deploy: please report it with the lines above")
+
+    return wrapper
+
+
+def _command(function: Callable[..., None]) -> click.Command:
+    """A command of the group with the options all of them have."""
+    verbose = click.option("-v", "--verbose", is_flag=True, help="Show where an error came from.")
+    quiet = click.option("-q", "--quiet", is_flag=True, help="Print results only.")
+    return main.command()(verbose(quiet(_guarded(function))))
+
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_bundle = click.argument("bundle", type=click.Path(path_type=Path))
+_device = click.option("--device", default=DEFAULT_DEVICE, show_default=True, help="cpu, cuda or cuda:N.")
+_threads = click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine; default all cores.")
+_backends = click.option(
+    "--backend", "backends", multiple=True, type=click.Choice(BACKENDS), help=f"Repeatable; default {DEFAULT_BACKEND}."
+)
+_precisions = click.option(
+    "--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="Repeatable."
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="tvlt-deploy")
+def main() -> None:
+    """Take a TVLT checkpoint to production: export, verify, run and measure."""
+    signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """Leave through every `finally`, so that nothing half-written stays."""
+    sys.exit(128 + number)
+
+
+# Commands --------------------------------------------------------------------------------------------------------
+
+
+@_command
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--config", type=click.Path(path_type=Path), help="A config.json; default TVLT-base.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--architecture",
+    type=click.Choice(sorted({task.reference for task in TASKS.values()})),
+    help="Default: what the config names, else TvltForPreTraining.",
+)
+@click.option("--force", is_flag=True, help="Replace a checkpoint that stands there.")
+def init_checkpoint(
+    directory: Path, config: Path | None, seed: int, architecture: str | None, force: bool, progress: Progress
+) -> None:
+    """Write a checkpoint of seeded random weights into DIRECTORY.
+
+    Example: tvlt-deploy init-checkpoint checkpoint --seed 7
+    """
+    from tvlt_deploy.config import CONFIG_FILE, TvltConfig
+    from tvlt_deploy.reference.weights import init_checkpoint as write
+
+    if (directory / CONFIG_FILE).exists() and not force:
+        raise UsageError(f"{directory} holds a checkpoint already", hint="--force replaces it")
+    settings = TvltConfig() if config is None else TvltConfig.from_pretrained(config)
+    named = next((name for name in settings.architectures if name), "TvltForPreTraining")
+    progress(f"drawing weights with seed {seed}")
+    write(directory, settings, seed, architecture or named)
+    progress.done()
+    click.echo(f"wrote {architecture or named} to {directory}")
+
+
+@_command
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@_bundle
+@click.option("--task", type=click.Choice(list(TASKS)), help="Default: what the checkpoint names.")
+@_precisions
+@click.option("--opset", type=int, help="ONNX operator set; default 20.")
+@click.option("--no-weights", is_flag=True, help="Leave model.safetensors out of the bundle.")
+@click.option("--no-verify", is_flag=True, help="Do not measure against the reference.")
+@click.option("--force", is_flag=True, help="Replace a bundle that stands there.")
+@_json
+def export(
+    checkpoint: Path,
+    bundle: Path,
+    task: str | None,
+    precisions: tuple[str, ...],
+    opset: int | None,
+    no_weights: bool,
+    no_verify: bool,
+    force: bool,
+    as_json: bool,
+    progress: Progress,
+) -> None:
+    """Turn CHECKPOINT, a Hugging Face directory, into BUNDLE and prove it against the torch reference.
+
+    Example: tvlt-deploy export checkpoint bundle --task audio-visual-matching
+    """
+    from tvlt_deploy.exporters import export as write
+
+    made = write(
+        checkpoint,
+        bundle,
+        task=task,
+        precisions=precisions or (DEFAULT_PRECISION,),
+        opset=opset,
+        weights=not no_weights,
+        verify=not no_verify,
+        force=force,
+        progress=progress,
+    )
+    progress.done()
+    _show_bundle(made, as_json)
+
+
+@_command
+@_bundle
+@_backends
+@_precisions
+@_device
+@_threads
+@_json
+def verify(
+    bundle: Path,
+    backends: tuple[str, ...],
+    precisions: tuple[str, ...],
+    device: str,
+    threads: int | None,
+    as_json: bool,
+    progress: Progress,
+) -> None:
+    """Measure BUNDLE against the torch reference and hash all its files; a missed limit exits with 3.
+
+    Example: tvlt-deploy verify bundle --backend onnxruntime
+    """
+    from tvlt_deploy.parity import verify as measure
+
+    report = measure(
+        bundle,
+        backends=backends or (DEFAULT_BACKEND,),
+        precisions=precisions or None,
+        device=device,
+        threads=threads,
+        progress=progress,
+    )
+    progress.done()
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        _show_report(report)
+    report.raise_on_failure()
+
+
+def _show_report(report: Report) -> None:
+    for verdict in report.verdicts:
+        _table(
+            f"{verdict.name}: {'pass' if verdict.passed else 'FAIL'}",
+            ("check", "output", "value", "wanted", ""),
+            (
+                (
+                    row.check,
+                    row.output,
+                    f"{row.value:.3g}",
+                    f"{'>=' if row.at_least else '<='} {row.limit:.3g}",
+                    "ok" if row.passed else f"missed by {row.missed_by:.3g}",
+                )
+                for row in verdict.rows
+            ),
+        )
+
+
+@_command
+@_bundle
+@click.argument("media", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--audio", type=click.Path(path_type=Path), help="The sound of a single MEDIA.")
+@click.option("--start", type=float, default=0.0, show_default=True, help="Seconds into the file.")
+@click.option("--duration", type=float, help="Seconds; default as much as the model takes.")
+@click.option("--backend", type=click.Choice(BACKENDS), default=DEFAULT_BACKEND, show_default=True)
+@click.option("--precision", type=click.Choice(PRECISIONS), default=DEFAULT_PRECISION, show_default=True)
+@_device
+@_threads
+@click.option(
+    "--format", "form", type=click.Choice(["table", "jsonl", "csv", "npy"]), default="table", show_default=True
+)
+@click.option("--output", type=click.Path(path_type=Path), help="Folder for the arrays of --format npy.")
+@click.option("--strict", is_flag=True, help="A clip that was read only in part is an error.")
+@click.option("--json", "as_json", is_flag=True, help="As --format jsonl.")
+def run(
+    bundle: Path,
+    media: tuple[Path, ...],
+    audio: Path | None,
+    start: float,
+    duration: float | None,
+    backend: str,
+    precision: str,
+    device: str,
+    threads: int | None,
+    form: str,
+    output: Path | None,
+    strict: bool,
+    as_json: bool,
+    progress: Progress,
+) -> None:
+    """Answer each MEDIA file with BUNDLE; a folder stands for its files, equal names pairing up.
+
+    Example: tvlt-deploy run bundle clip.mp4 --start 2 --duration 10
+    """
+    from tvlt_deploy.batch import answer_files, find_sources
+    from tvlt_deploy.pipeline import load
+
+    form = "jsonl" if as_json else form
+    if (form == "npy") != (output is not None):
+        raise UsageError("--format npy and --output DIR go together; one of them is missing")
+    sources = find_sources(media, audio)
+    progress("opening the bundle")
+    answers: list[FileAnswer] = []
+    with load(bundle, backend, device, precision, threads=threads) as pipeline:
+        for answer in answer_files(pipeline, sources, start=start, duration=duration, strict=strict):
+            progress(f"{len(answers) + 1}/{len(sources)} {answer.media.name}")
+            progress.done()
+            if form == "jsonl":
+                click.echo(json.dumps(answer.to_dict(), allow_nan=False))
+            elif output is not None:
+                _save_arrays(answer, output)
+            # Arrays of a folder may not fit into memory, and only npy needs them.
+            answers.append(answer.without_arrays())
+            for warning in answer.warnings:
+                click.echo(f"warning: {answer.media}: {warning}", err=True)
+    progress.done()
+    if form == "csv":
+        _print_csv(answers)
+    elif form == "table":
+        _print_answers(answers)
+    _raise_failed(answers)
+
+
+def _raise_failed(answers: list[FileAnswer]) -> None:
+    failed = [answer for answer in answers if answer.error is not None]
+    if len(failed) == 1 and failed[0].error is not None:
+        raise failed[0].error
+    if failed:
+        raise FileRefusedError(
+            f"{len(failed)} of {len(answers)} clips were not answered: "
+            + "; ".join(str(answer.error) for answer in failed[:5])
+            + ("; ..." if len(failed) > 5 else "")
+        )
+
+
+def _save_arrays(answer: FileAnswer, folder: Path) -> None:
+    import numpy as np
+
+    from tvlt_deploy.files import staged_file
+
+    for name, values in answer.outputs.items():
+        path = folder / f"{answer.media.name}.{name}.npy"
+        with staged_file(path) as temporary, open(temporary, "wb") as handle:
+            np.save(handle, values)
+        click.echo(str(path))
+
+
+def _window(answer: FileAnswer) -> str:
+    return f"{answer.start:.2f} to {answer.start + answer.duration:.2f} s"
+
+
+def _result(answer: FileAnswer) -> tuple[str, str]:
+    if answer.error is not None:
+        return "error", ""
+    if answer.answer is not None:
+        return answer.answer.label, f"{answer.answer.score:.4f}"
+    shapes = answer.to_dict()["outputs"]
+    return ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items()), ""
+
+
+def _print_answers(answers: list[FileAnswer]) -> None:
+    _table(
+        "answers",
+        ("clip", "window", "frames", "sound", "answer", "score", "all scores"),
+        (
+            (
+                answer.media.name,
+                _window(answer),
+                str(answer.frames),
+                "yes" if answer.has_sound else "no",
+                *_result(answer),
+                "" if answer.answer is None else _top_scores(answer.answer.scores),
+            )
+            for answer in answers
+        ),
+    )
+
+
+def _top_scores(scores: dict[str, float], most: int = 5) -> str:
+    ranked = sorted(scores.items(), key=lambda item: -item[1])
+    more = f", {len(ranked) - most} more" if len(ranked) > most else ""
+    return ", ".join(f"{label} {score:.4f}" for label, score in ranked[:most]) + more
+
+
+def _print_csv(answers: list[FileAnswer]) -> None:
+    text = io.StringIO()
+    labels = list(dict.fromkeys(label for a in answers if a.answer for label in a.answer.scores))
+    columns = ["media", "audio", "start", "duration", "frames", "sound", "label", "score", "error"]
+    writer = csv.writer(text)
+    writer.writerow(columns + labels)
+    for answer in answers:
+        values = answer.to_dict()
+        scores = values["scores"] or {}
+        writer.writerow([values[name] for name in columns] + [scores.get(label) for label in labels])
+    click.echo(text.getvalue(), nl=False)
+
+
+@_command
+@_bundle
+@_backends
+@_precisions
+@click.option(
+    "--workload", "workloads", multiple=True, help="image10, clip10, ragged or a media FILE; repeatable; default three."
+)
+@click.option("--seconds", type=click.FloatRange(min=0.1), help="Time to measure each workload for.")
+@_device
+@_threads
+@click.option("--report", type=click.Path(path_type=Path), help="Also write FILE.json or FILE.html.")
+@_json
+def bench(
+    bundle: Path,
+    backends: tuple[str, ...],
+    precisions: tuple[str, ...],
+    workloads: tuple[str, ...],
+    seconds: float | None,
+    device: str,
+    threads: int | None,
+    report: Path | None,
+    as_json: bool,
+    progress: Progress,
+) -> None:
+    """Time BUNDLE stage by stage on made-up workloads or your own files.
+
+    Example: tvlt-deploy bench bundle --backend torch --backend onnxruntime --report bench.html
+    """
+    from tvlt_deploy.bench import bench as measure
+
+    options: dict[str, Any] = {} if seconds is None else {"seconds": seconds}
+    if workloads:
+        options["workloads"] = workloads
+    result = measure(
+        bundle,
+        backends=backends or (DEFAULT_BACKEND,),
+        precisions=precisions or (DEFAULT_PRECISION,),
+        device=device,
+        threads=threads,
+        progress=progress,
+        **options,
+    )
+    progress.done()
+    if report is not None:
+        result.write(report)
+    if as_json:
+        _print_json(result.to_dict())
+    else:
+        result.render(_console())
+
+
+@_command
+@_bundle
+@_json
+def inspect(bundle: Path, as_json: bool, progress: Progress) -> None:
+    """Show what BUNDLE holds and how exact each graph is; no engine is opened.
+
+    Example: tvlt-deploy inspect bundle
+    """
+    from tvlt_deploy.bundle import Bundle
+
+    _show_bundle(Bundle(bundle), as_json)
+
+
+def _show_bundle(bundle: Bundle, as_json: bool) -> None:
+    if as_json:
+        _print_json({"bundle": str(bundle.directory), "sha256": bundle.digest, **bundle.manifest})
+        return
+    config, files = bundle.config, bundle.manifest["files"]
+    click.echo(f"bundle   {bundle.directory}")
+    click.echo(f"task     {bundle.task.name}")
+    click.echo(
+        f"takes    1 to {config.num_frames} frames of {config.image_shape[0]}x{config.image_shape[1]}, "
+        f"up to {config.spectrogram_length} rows of sound"
+    )
+    for kind in ("inputs", "outputs"):
+        for name, spec in bundle.manifest[kind].items():
+            shape = ", ".join(str(axis) for axis in spec["shape"])
+            click.echo(f"{kind[:-1]:8s} {name} {spec['dtype']} ({shape})")
+    if bundle.task.labelled:
+        labels = list((config.id2label or {}).values())
+        click.echo(f"labels   {', '.join(labels[:10])}{f', {len(labels) - 10} more' if len(labels) > 10 else ''}")
+    click.echo(f"files    {len(files)}, {sum(file['size'] for file in files.values()) / 1e6:.1f} MB")
+    _table(
+        "graphs",
+        ("precision", "form", "path", "opset", "verdict", "worst against its limit"),
+        (
+            (v.precision, v.form, v.path, str(v.opset), v.parity["verdict"], _worst(v.parity.get("rows", ())))
+            for v in bundle.variants
+        ),
+    )
+
+
+def _worst(rows: Iterable[dict[str, Any]]) -> str:
+    """The number that comes closest to its limit, or is furthest beyond it."""
+
+    def share(row: dict[str, Any]) -> float:
+        value, limit = float(row["value"]), row["limit"]
+        if row["at_least"]:
+            return (1 - value) / (1 - limit) if limit < 1 else float(value < limit) * 2
+        return value / limit if limit else float(value > 0) * 2
+
+    ranked = sorted(rows, key=share, reverse=True)
+    return f"{ranked[0]['check']} {float(ranked[0]['value']):.2g} of {ranked[0]['limit']:.2g}" if ranked else ""
+
+
+@_command
+@_json
+def doctor(as_json: bool, progress: Progress) -> None:
+    """Say what of the toolkit works on this machine, and what to install for the rest.
+
+    Example: tvlt-deploy doctor
+    """
+    from tvlt_deploy.machine import describe_machine, diagnose, package_versions
+
+    machine, versions, findings = describe_machine(), package_versions(), diagnose()
+    if as_json:
+        _print_json(
+            {
+                "tvlt_deploy": __version__,
+                "machine": machine,
+                "packages": versions,
+                "findings": [{"name": f.name, "works": f.works, "detail": f.detail, "hint": f.hint} for f in findings],
+            }
+        )
+        return
+    gpus = ", ".join(machine["gpus"]) or "no NVIDIA GPU"
+    click.echo(f"tvlt-deploy {__version__}, Python {machine['python']}, {machine['system']}")
+    click.echo(f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {gpus}")
+    _table(
+        "what works here",
+        ("part", "", "found", "to do"),
+        ((f.name, "yes" if f.works else "no", f.detail, f.hint) for f in findings),
+    )
