@@ -1,0 +1,153 @@
+"""The process that is measured: one bundle, one backend, one precision, one workload.
+
+It reads requests from standard input and writes answers to standard output, one JSON value a line:
+`["open", {...}]` first, then `["warm_up", {...}]`, `["turn", {...}]` and `["summary", {}]`. An answer is
+`{"ok": value}` or `{"error": {"type", "message", "hint"}}`. The end of its input ends it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import numpy as np
+
+from tvlt_deploy.bench import clock
+from tvlt_deploy.bench.machine import versions
+from tvlt_deploy.bench.memory import peak_memory
+from tvlt_deploy.bench.report import END_TO_END
+from tvlt_deploy.bench.workloads import make_workload
+from tvlt_deploy.errors import TvltError
+from tvlt_deploy.pipeline import Pipeline, load
+from tvlt_deploy.processors import TvltFeatureExtractor, TvltImageProcessor, TvltProcessor
+from tvlt_deploy.runtimes.base import Runtime
+
+
+class Stopwatch:
+    """Seconds spent in each stage of one call, and the size (clips, frames, rows) of each batch."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.batches: list[tuple[int, int, int]] = []
+
+    def time(self, stage: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What the function returns."""
+        start = time.perf_counter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+class _Timed:
+    """Stands for a processor or a runtime, and counts the time of its calls under a stage."""
+
+    def __init__(self, target: Any, stage: str, watch: Stopwatch) -> None:
+        self._target, self._stage, self._watch = target, stage, watch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._target, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._watch.time(self._stage, self._target, *args, **kwargs)
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        pixels, sound = feeds["pixel_values"].shape, feeds["audio_values"].shape
+        self._watch.batches.append((pixels[0], pixels[1], sound[2]))
+        outputs: dict[str, np.ndarray] = self._watch.time(self._stage, self._target.run, feeds)
+        return outputs
+
+
+class Session:
+    """A pipeline with a stopwatch in it, and the workload it answers."""
+
+    def __init__(
+        self, bundle: str, backend: str, device: str, precision: str, threads: int | None, workload: str
+    ) -> None:
+        start = time.perf_counter()
+        pipe = load(bundle, backend, device, precision, threads=threads)
+        self.load_seconds = time.perf_counter() - start
+        self.watch = Stopwatch()
+        image, sound = pipe.processor.image_processor, pipe.processor.feature_extractor
+        processor = TvltProcessor(
+            cast(TvltImageProcessor, _Timed(image, "image", self.watch)),
+            cast(TvltFeatureExtractor, _Timed(sound, "audio", self.watch)),
+        )
+        self.pipe = Pipeline(pipe.bundle, cast(Runtime, _Timed(pipe.runtime, "model", self.watch)), processor)
+        self.rate = sound.sampling_rate
+        self.most_frames, self.most_seconds = pipe.config.num_frames, sound.max_rows * sound.hop_length / self.rate
+        self.workload = make_workload(workload, self.most_frames, self.most_seconds, self.rate)
+
+    def once(self) -> dict[str, float]:
+        """Seconds of each stage of one call, and of the whole."""
+        self.watch.seconds, self.watch.batches = {}, []
+        start = time.perf_counter()
+        images: list[Any] = list(self.workload.images)
+        audio: list[Any] = list(self.workload.audio)
+        if self.workload.path is not None:
+            from tvlt_deploy.media import read_clip
+
+            clip = self.watch.time(
+                "decode", read_clip, self.workload.path, frames=self.most_frames, max_seconds=self.most_seconds
+            )
+            images, audio = [clip.frames], [clip.waveform]
+        self.pipe(images=images, audio=audio, sampling_rate=self.rate)
+        return {**self.watch.seconds, END_TO_END: time.perf_counter() - start}
+
+    def warm_up(self, seconds: float) -> dict[str, Any]:
+        """See `clock.warm_up`."""
+        calls, stable = clock.warm_up(self.once, seconds)
+        return {"calls": calls, "stable": stable}
+
+    def turn(self, seconds: float) -> list[dict[str, float]]:
+        """Times of one call after another, until `seconds` have passed; at least one."""
+        begin, times = time.perf_counter(), [self.once()]
+        while time.perf_counter() - begin < seconds:
+            times.append(self.once())
+        return times
+
+    def summary(self) -> dict[str, Any]:
+        """What does not change from call to call, and the peak of memory so far."""
+        return {
+            "clips": self.workload.clips,
+            "description": self.workload.description,
+            "note": self.workload.note,
+            "batches": self.watch.batches,
+            "load_seconds": self.load_seconds,
+            "peak_memory": peak_memory(),
+            "versions": versions(),
+        }
+
+
+def _failure(error: Exception, message: str, hint: str = "") -> dict[str, Any]:
+    return {"error": {"type": type(error).__name__, "message": message, "hint": hint}}
+
+
+def main() -> None:
+    """Serve requests until the input ends."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints must not be read as an answer
+    session: Session | None = None
+    for line in sys.stdin:
+        request, arguments = json.loads(line)
+        try:
+            if session is None:
+                session = Session(**arguments)
+                answer: dict[str, Any] = {"ok": None}
+            else:
+                answer = {"ok": getattr(session, request)(**arguments)}
+        except TvltError as error:
+            answer = {"error": {"type": type(error).__name__, "message": error.message, "hint": error.hint}}
+        except Exception as error:
+            answer = {
+                "error": {"type": type(error).__name__, "message": f"{type(error).__name__}: {error}", "hint": ""}
+            }
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
