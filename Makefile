@@ -1,0 +1,40 @@
+# make demo   set everything up and run the main job: checkpoint -> bundle -> proof -> answer -> benchmark
+# make test   set everything up and pass the tests; `make test MARKERS=` includes the slow ones
+# make lint   style and types
+
+VENV ?= .venv
+PYTHON ?= python3
+WORK ?= build/demo
+CLIP ?= $(WORK)/bouncing_ball.mp4
+MARKERS ?= not slow
+
+BIN = $(VENV)/bin
+TVLT = $(BIN)/tvlt-deploy
+
+.PHONY: demo test lint clean
+
+# torch first and by itself: with it in place nothing else asks for another build of it.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[export,cpu,media,dev]'
+	touch $@
+
+demo: $(VENV)/.installed
+	$(TVLT) doctor
+	$(TVLT) init-checkpoint $(WORK)/checkpoint --seed 0 --force
+	$(TVLT) export $(WORK)/checkpoint $(WORK)/bundle --force
+	$(BIN)/python examples/bouncing_ball.py $(WORK)/bouncing_ball.mp4
+	$(TVLT) run $(WORK)/bundle $(CLIP) $(if $(AUDIO),--audio $(AUDIO))
+	$(TVLT) bench $(WORK)/bundle --backend torch --backend onnxruntime --report $(WORK)/bench.html
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "$(MARKERS)"
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf build $(VENV)
