@@ -32,11 +32,10 @@ _LOSS_TYPES = ("classification", "regression")
 
 def _pair(name: str, value: Any) -> tuple[int, int]:
     """An int stands for a square; a sequence of two ints is kept."""
-    sides = (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
-    try:
-        first, second = (int(side) for side in sides)
-    except (TypeError, ValueError):
-        raise ConfigError(f"{name} is {value!r}; wanted an int or a pair of ints") from None
+    sides = (value, value) if isinstance(value, int) else value
+    if not isinstance(sides, (list, tuple)) or len(sides) != 2 or not all(type(side) is int for side in sides):
+        raise ConfigError(f"{name} is {value!r}; wanted an int or a pair of ints")
+    first, second = sides
     if first < 1 or second < 1:
         raise ConfigError(f"{name} is {value!r}; wanted positive sizes")
     return first, second
@@ -98,6 +97,8 @@ class TvltConfig:
             put("image_size", _pair("image_size", self.image_size))
         for name in ("image_patch_size", "audio_patch_size"):
             put(name, _pair(name, getattr(self, name)))
+        if isinstance(self.architectures, str):
+            raise ConfigError(f"architectures is {self.architectures!r}; wanted a list of class names")
         put("architectures", tuple(self.architectures or ()))
         put("extras", dict(self.extras))
         self._put_labels(put)
@@ -141,9 +142,11 @@ class TvltConfig:
                     f"{prefix}hidden_size {hidden} is not a multiple of {prefix}num_attention_heads {heads}"
                 )
         for name in ("pixel_mask_ratio", "audio_mask_ratio"):
-            ratio = getattr(self, name)
-            if not isinstance(ratio, int | float) or not 0 <= ratio < 1:
-                raise ConfigError(f"{name} is {ratio!r}; wanted a number in [0, 1)")
+            self._check_number(name, lambda ratio: 0 <= ratio < 1, "in [0, 1)")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            self._check_number(name, lambda share: 0 <= share <= 1, "in [0, 1]")
+        for name in ("layer_norm_eps", "initializer_range"):
+            self._check_number(name, lambda value: 0 <= value < float("inf"), "of at least 0")
         if self.audio_mask_type not in _AUDIO_MASK_TYPES:
             raise ConfigError(f"audio_mask_type is {self.audio_mask_type!r}; wanted 'frame-level' or 'patch-level'")
         if self.loss_type not in _LOSS_TYPES:
@@ -166,6 +169,11 @@ class TvltConfig:
         value = getattr(self, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
             raise ConfigError(f"{name} is {value!r}; wanted an int of at least {minimum}")
+
+    def _check_number(self, name: str, allowed: Callable[[float], bool], wanted: str) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not allowed(value):
+            raise ConfigError(f"{name} is {value!r}; wanted a number {wanted}")
 
     # Derived sizes -------------------------------------------------------------------------------------------------
 
@@ -242,7 +250,7 @@ class TvltConfig:
         """Read one JSON file. Raises `ConfigError` naming the file when it is missing or not a JSON object."""
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"cannot read the configuration {path}: {error}") from error
         if not isinstance(values, dict):
             raise ConfigError(f"{path} holds a JSON {type(values).__name__}; wanted an object")
