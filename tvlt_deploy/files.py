@@ -58,16 +58,27 @@ def staged_directory(path: str | os.PathLike[str], *, replace: bool = False) -> 
             if file.is_file():
                 with open(file, "rb") as handle:
                     os.fsync(handle.fileno())
-        if target.exists():
-            retired = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-            os.replace(target, retired / "content")
-            os.replace(temporary, target)
-            shutil.rmtree(retired)
+        if replace and target.exists():
+            _swap(temporary, target)
         else:
-            os.replace(temporary, target)
+            os.replace(temporary, target)  # fails where something has come to stand there meanwhile
         _fsync_directory(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap(new: Path, old: Path) -> None:
+    """Put `new` in the place of `old` and remove `old`; on any failure `old` stands where it stood."""
+    retired = Path(tempfile.mkdtemp(prefix=f".{old.name}.old.", dir=old.parent))
+    try:
+        os.replace(old, retired / "content")
+        os.replace(new, old)
+    except BaseException:
+        if not old.exists():
+            os.replace(retired / "content", old)
+        shutil.rmtree(retired, ignore_errors=True)
+        raise
+    shutil.rmtree(retired, ignore_errors=True)
 
 
 def _umask() -> int:
