@@ -118,7 +118,7 @@ class Bundle:
         name = self.directory / MANIFEST_FILE
         try:
             manifest = json.loads(content)
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise BundleError(f"{name} is not JSON: {error}", hint="export the bundle again") from error
         version = manifest.get("schema_version") if isinstance(manifest, dict) else None
         if version != SCHEMA_VERSION:
@@ -136,6 +136,9 @@ class Bundle:
             for variant in manifest["variants"]:
                 self._variant(variant)
                 paths += [variant["path"], *variant["files"]]
+            for path in paths:
+                if not isinstance(path, str):
+                    raise TypeError(f"a path, which is {path!r}")
         except (KeyError, TypeError, AttributeError) as error:
             raise BundleError(f"{name} lacks or misshapes {error}", hint="export the bundle again") from error
         for path in paths:
