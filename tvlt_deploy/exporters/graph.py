@@ -234,15 +234,27 @@ class Matching(nn.Module):
 def kept_fraction(counts: dict[int, int], ratio: float) -> Fraction:
     """The simplest fraction f with floor(n * f) == counts[n] for every n, so that a graph needs integers only.
 
-    `counts` is the reference's own table, computed in double precision from the mask ratio; the fraction is checked
-    against every entry. Raises `ConfigError` when no fraction reproduces it.
+    `counts` is the reference's own table, computed in double precision from the mask ratio. It holds exactly for the
+    f in [max counts[n] / n, min (counts[n] + 1) / n), which is empty where rounding went up for one n and down for
+    another. Raises `ConfigError` then.
     """
-    exact = Fraction(1 - ratio)
-    for limit in (10, 100, 1000, 10_000, 1_000_000):
-        fraction = exact.limit_denominator(limit)
-        if all(n * fraction.numerator // fraction.denominator == kept for n, kept in counts.items()):
+    least = max(Fraction(kept, n) for n, kept in counts.items())
+    bound = min(Fraction(kept + 1, n) for n, kept in counts.items())
+    if least >= bound:
+        raise ConfigError(
+            f"the mask ratio {ratio!r} keeps a number of patches that no integer rule reproduces",
+            hint="choose a ratio a little larger or smaller",
+        )
+    # Between neighbours of the Farey sequence, the fraction of least denominator is their mediant.
+    low, high = (0, 1), (1, 0)
+    while True:
+        fraction = Fraction(low[0] + high[0], low[1] + high[1])
+        if fraction < least:
+            low = fraction.numerator, fraction.denominator
+        elif fraction >= bound:
+            high = fraction.numerator, fraction.denominator
+        else:
             return fraction
-    raise ConfigError(f"the mask ratio {ratio!r} keeps a number of patches that no integer rule reproduces")
 
 
 class Masking(nn.Module):
