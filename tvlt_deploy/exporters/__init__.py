@@ -50,8 +50,8 @@ def _check_precisions(precisions: Sequence[str]) -> None:
             )
 
 
-def _check_target(target: Path, force: bool) -> None:
-    """Refuse to replace anything but a bundle, and that only when told to."""
+def _check_target(target: Path, checkpoint: Path, force: bool) -> None:
+    """Refuse to replace anything but a bundle, and that only when told to, and never the checkpoint itself."""
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise UsageError(f"{target} exists and is not a directory", hint="name another place for the bundle")
     if not target.exists() or not any(target.iterdir()):
@@ -60,6 +60,8 @@ def _check_target(target: Path, force: bool) -> None:
         raise UsageError(f"{target} is not empty and is no bundle", hint="name another place for the bundle")
     if not force:
         raise UsageError(f"{target} is a bundle already", hint="--force replaces it")
+    if checkpoint.resolve().is_relative_to(target.resolve()):
+        raise UsageError(f"replacing {target} would delete the checkpoint", hint="name another place for the bundle")
 
 
 def _save_processors(checkpoint: Path, stage: Path, config: TvltConfig, progress: Progress) -> None:
@@ -130,7 +132,7 @@ def export(
 
     _check_precisions(precisions)
     target = Path(bundle)
-    _check_target(target, force)
+    _check_target(target, Path(checkpoint), force)
     chosen = default_task(read_config(checkpoint)) if task is None else get_task(task)
     opset = onnx.DEFAULT_OPSET if opset is None else opset
     onnx.check_opset(opset)

@@ -36,7 +36,7 @@ def check_opset(opset: int) -> None:
 
 
 def _traced_sizes(config: TvltConfig) -> dict[str, int]:
-    """Sizes to trace with: none of them 1, which the tracer would take for a constant, and all different."""
+    """Sizes to trace with: none of them 1 unless it can be nothing else, as the tracer takes 1 for a constant."""
     frames = min(3, config.num_frames)
     steps = min(5, config.time_patches)
     pixel_patches, audio_patches = token_counts(config, frames, steps * config.audio_patch[0])
@@ -64,9 +64,11 @@ def example_inputs(task: Task, config: TvltConfig, sizes: Mapping[str, int]) -> 
 
 
 def _dynamic_shapes(task: Task, config: TvltConfig) -> tuple[dict[int, Any], ...]:
-    frames = torch.export.Dim(FRAMES, min=1, max=config.num_frames)
-    time = torch.export.Dim("time", min=1, max=config.time_patches)
-    multiple = lambda factor, dim: dim if factor == 1 else factor * dim  # noqa: E731 - a Dim times one is refused
+    """For each input, its dynamic axes; an axis that can have one size only is left to the tracer as a constant."""
+    frames = torch.export.Dim(FRAMES, min=1, max=config.num_frames) if config.num_frames > 1 else None
+    time = torch.export.Dim("time", min=1, max=config.time_patches) if config.time_patches > 1 else None
+    # a Dim times one is refused
+    multiple = lambda factor, dim: dim if dim is None or factor == 1 else factor * dim  # noqa: E731
     axes = {
         BATCH: torch.export.Dim(BATCH, min=1),
         FRAMES: frames,
@@ -75,7 +77,7 @@ def _dynamic_shapes(task: Task, config: TvltConfig) -> tuple[dict[int, Any], ...
         AUDIO_PATCHES: multiple(config.frequency_patches, time),
     }
     return tuple(
-        {index: axes[axis] for index, axis in enumerate(spec.shape) if isinstance(axis, str)}
+        {index: axes[axis] for index, axis in enumerate(spec.shape) if axes.get(axis)}
         for spec in task.inputs(config).values()
     )
 
