@@ -69,5 +69,8 @@ def open_runtime(
     that is missing, and `BundleError` for files that do not match the manifest.
     """
     check_pair(backend, device, precision)
+    threads = options.get("threads")
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise UsageError(f"threads is {threads!r}; wanted an int of at least 1")
     runtime: Runtime = importlib.import_module(_MODULES[backend]).open(bundle, device, precision, **options)
     return runtime

@@ -10,7 +10,7 @@ import numpy as np
 
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import InputError
-from tvlt_deploy.tasks import BATCH, FRAMES, ROWS, TensorSpec, token_counts
+from tvlt_deploy.tasks import AUDIO_PATCHES, BATCH, FRAMES, PIXEL_PATCHES, ROWS, TensorSpec, token_counts
 
 
 class Runtime(Protocol):
@@ -76,24 +76,27 @@ def check_feeds(
                 raise InputError(f"{name} is {array.dtype}; wanted {spec.dtype}")
             array = array.astype(spec.dtype)
         arrays[name] = np.ascontiguousarray(array)
-    pixel, audio = arrays["pixel_values"].shape, arrays["audio_values"].shape
-    sizes: dict[str, int] = {}
-    if len(pixel) == len(inputs["pixel_values"].shape) and len(audio) == len(inputs["audio_values"].shape):
-        sizes = {BATCH: pixel[0], FRAMES: pixel[1], ROWS: audio[2]}
-        sizes["pixel_patches"], sizes["audio_patches"] = token_counts(config, pixel[1], audio[2])
     for name, spec in inputs.items():
-        wanted = tuple(sizes.get(axis, -1) if isinstance(axis, str) else axis for axis in spec.shape)
-        if arrays[name].shape != wanted:
-            agreed = f" = {wanted}" if sizes else ""
-            raise InputError(f"{name} has shape {arrays[name].shape}; wanted {_shape_text(spec)}{agreed}")
-    if sizes[BATCH] < 1:
+        shape = arrays[name].shape
+        fixed = [size for size, axis in zip(shape, spec.shape, strict=False) if not isinstance(axis, str)]
+        if len(shape) != len(spec.shape) or fixed != [axis for axis in spec.shape if not isinstance(axis, str)]:
+            raise InputError(f"{name} has shape {shape}; wanted {_shape_text(spec)}")
+    batch, frames = arrays["pixel_values"].shape[:2]
+    rows = arrays["audio_values"].shape[2]
+    if batch < 1:
         raise InputError("the batch is empty; wanted at least one clip")
-    if not 1 <= sizes[FRAMES] <= config.num_frames:
-        raise InputError(f"pixel_values has {sizes[FRAMES]} frames; wanted 1 to {config.num_frames}")
+    if not 1 <= frames <= config.num_frames:
+        raise InputError(f"pixel_values has {frames} frames; wanted 1 to {config.num_frames}")
     patch_rows = config.audio_patch[0]
     longest = config.time_patches * patch_rows
-    if not patch_rows <= sizes[ROWS] <= longest or sizes[ROWS] % patch_rows:
+    if not patch_rows <= rows <= longest or rows % patch_rows:
         raise InputError(
-            f"audio_values has {sizes[ROWS]} rows; wanted a multiple of {patch_rows} from {patch_rows} to {longest}"
+            f"audio_values has {rows} rows; wanted a multiple of {patch_rows} from {patch_rows} to {longest}"
         )
+    pixel_patches, audio_patches = token_counts(config, frames, rows)
+    sizes = {BATCH: batch, FRAMES: frames, ROWS: rows, PIXEL_PATCHES: pixel_patches, AUDIO_PATCHES: audio_patches}
+    for name, spec in inputs.items():
+        wanted = tuple(sizes[axis] if isinstance(axis, str) else axis for axis in spec.shape)
+        if arrays[name].shape != wanted:
+            raise InputError(f"{name} has shape {arrays[name].shape}; wanted {_shape_text(spec)} = {wanted}")
     return arrays

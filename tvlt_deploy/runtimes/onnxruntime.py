@@ -113,16 +113,21 @@ def open(
 ) -> OnnxRuntime:
     """A session on `form`, by default the one that suits the device.
 
-    Raises `EnvironmentLackError` when the provider that runs is not the one asked for.
+    Raises `EnvironmentLackError` when the provider that runs is not the one asked for, unless `allow_fallback`.
     """
-    kind, _, index = device.partition(":")
-    if kind == "cuda":
+    if device != "cpu":
         try:
-            check_cuda_provider()
+            return _open(bundle, device, precision, threads, form)
         except EnvironmentLackError:
             if not allow_fallback:
                 raise
-            kind, device = "cpu", "cpu"
+    return _open(bundle, "cpu", precision, threads, form)
+
+
+def _open(bundle: Bundle, device: str, precision: str, threads: int | None, form: str | None) -> OnnxRuntime:
+    kind, _, index = device.partition(":")
+    if kind == "cuda":
+        check_cuda_provider()
     if form is None:
         forms = {variant.form for variant in bundle.variants if variant.precision == precision}
         form = ONNXRUNTIME_CPU_FORM if kind == "cpu" and ONNXRUNTIME_CPU_FORM in forms else STANDARD_FORM
@@ -134,7 +139,10 @@ def open(
         providers.insert(0, (CUDA_PROVIDER, {"device_id": int(index or 0), "use_tf32": 0}))
     try:
         session = ort.InferenceSession(
-            str(bundle.path(variant.path)), sess_options=_session_options(threads), providers=providers
+            str(bundle.path(variant.path)),
+            sess_options=_session_options(threads),
+            providers=providers,
+            enable_fallback=0,  # or a provider that fails later is exchanged for another without a word
         )
     except Exception as error:  # onnxruntime's exceptions share no base class
         if kind == "cuda" and "CUDA" in str(error):
@@ -144,7 +152,5 @@ def open(
             hint="wanted: onnxruntime 1.22 or newer",
         ) from error
     if kind == "cuda" and session.get_providers()[0] != CUDA_PROVIDER:
-        if not allow_fallback:
-            raise _cuda_lacking(f"the session runs on {session.get_providers()[0]}")
-        return open(bundle, "cpu", precision, threads, form=form)
+        raise _cuda_lacking(f"the session runs on {session.get_providers()[0]}")
     return OnnxRuntime(bundle, session, device, precision)

@@ -9,7 +9,7 @@ import numpy as np
 
 from tvlt_deploy.bundle import WEIGHTS_FILE, Bundle
 from tvlt_deploy.config import CONFIG_FILE
-from tvlt_deploy.errors import EnvironmentLackError, UsageError
+from tvlt_deploy.errors import EnvironmentLackError, InputError, UsageError
 from tvlt_deploy.runtimes.base import Closing, check_feeds
 
 try:
@@ -33,15 +33,22 @@ class TorchRuntime(Closing):
         self.task, self.config = bundle.task, bundle.config
         self.device, self.precision = device, precision
         self.inputs, self.outputs = self.task.inputs(self.config), self.task.outputs(self.config)
-        self.model = model
+        self.model: PretrainedModule | None = model
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """As `Runtime.run`."""
+        if self.model is None:
+            raise InputError("this runtime is closed", hint="open it again")
         arrays = check_feeds(feeds, self.inputs, self.config)
-        tensors = {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
+        tensors = {name: torch.tensor(array, device=self.device) for name, array in arrays.items()}
         with torch.inference_mode():
             output = self.model(**tensors, return_dict=True)
-        return {name: output[name].float().cpu().numpy() for name in self.outputs}
+        # Copies: some outputs are views of others.
+        return {name: output[name].float().cpu().numpy().copy() for name in self.outputs}
+
+    def close(self) -> None:
+        """Release the model."""
+        self.model = None
 
 
 def open(
@@ -60,6 +67,11 @@ def open(
                 hint="check the driver with nvidia-smi and that torch is a CUDA build, or use --device cpu",
             )
         device = "cpu"
+    if device != "cpu" and int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+        raise EnvironmentLackError(
+            f"device {device} was asked for, but torch sees {torch.cuda.device_count()} CUDA device(s), from cuda:0 on",
+            hint="nvidia-smi lists them",
+        )
     if threads is not None:
         torch.set_num_threads(threads)
     bundle.check([CONFIG_FILE, WEIGHTS_FILE])
