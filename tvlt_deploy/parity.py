@@ -18,7 +18,7 @@ from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import UsageError, VerdictError
 from tvlt_deploy.noise import masking_noise
-from tvlt_deploy.runtimes import DEFAULT_BACKEND, open_runtime
+from tvlt_deploy.runtimes import DEFAULT_BACKEND, check_pair, open_runtime
 from tvlt_deploy.runtimes.base import Runtime
 from tvlt_deploy.tasks import TOLERANCES, Task, Tolerance
 
@@ -371,6 +371,8 @@ def verify(
     targets = list(_targets(opened, backends, precisions))
     if not targets:
         raise UsageError(f"{opened.directory} holds no graph to verify")
+    for backend, precision, _, _ in targets:
+        check_pair(backend, device, precision)
     task, config = opened.task, opened.config
     cases = list(fidelity_cases(task, config))
     wanted: list[Outputs] = []

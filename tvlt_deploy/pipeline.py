@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.config import CONFIG_FILE
 from tvlt_deploy.errors import BundleError, InputError, UsageError
 from tvlt_deploy.noise import masking_noise
 from tvlt_deploy.processors import TvltProcessor
@@ -131,7 +132,7 @@ class Pipeline:
         """Labels and scores of logits (clips, labels) or matching logits (clips, 1)."""
         values = logits.astype(np.float64)
         if self.task.name == "audio-visual-matching":
-            match = 1 / (1 + np.exp(-values[:, 0]))
+            match = 0.5 * (1 + np.tanh(values[:, 0] / 2))  # the sigmoid, without overflow
             return [
                 Answer(*max(scores.items(), key=lambda item: item[1]), scores)
                 for scores in ({MATCH: float(p), MISMATCH: float(1 - p)} for p in match)
@@ -311,7 +312,7 @@ def load(
             f"{opened.directory} holds no {PREPROCESSOR_FILE}: its model takes channels that no processor makes",
             hint="use tvlt_deploy.runtimes.open_runtime and prepare the tensors yourself",
         )
-    opened.check([PREPROCESSOR_FILE])
+    opened.check([PREPROCESSOR_FILE, CONFIG_FILE])
     processor = TvltProcessor.from_pretrained(opened.directory)
     runtime = open_runtime(opened, backend, device, precision, threads=threads, allow_fallback=allow_fallback)
     return Pipeline(opened, runtime, processor)
