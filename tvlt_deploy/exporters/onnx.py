@@ -69,7 +69,7 @@ def _dynamic_shapes(task: Task, config: TvltConfig) -> tuple[dict[int, Any], ...
     time = torch.export.Dim("time", min=1, max=config.time_patches) if config.time_patches > 1 else None
     # a Dim times one is refused
     multiple = lambda factor, dim: dim if dim is None or factor == 1 else factor * dim  # noqa: E731
-    axes = {
+    axes: dict[int | str, Any] = {
         BATCH: torch.export.Dim(BATCH, min=1),
         FRAMES: frames,
         ROWS: multiple(config.audio_patch[0], time),

@@ -1,0 +1,129 @@
+"""Tiny checkpoints written by transformers and the bundles exported from them, made once per session.
+
+Session bundles are read only by agreement; a test that alters one takes `copy_of(bundle)`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tvlt_deploy.bundle import ONNXRUNTIME_CPU_FORM, STANDARD_FORM, Bundle
+from tvlt_deploy.tasks import TASKS
+
+SMALL: dict[str, Any] = {
+    "spectrogram_length": 112,
+    "hidden_size": 64,
+    "decoder_num_hidden_layers": 1,
+    "decoder_hidden_size": 32,
+}
+"""On top of `tests.reference.hf.TINY`: 4 frames of 4 patches, 7 steps of 2 patches of sound, rows long enough for a
+cosine."""
+
+FORMS = (STANDARD_FORM, ONNXRUNTIME_CPU_FORM)
+
+
+@pytest.fixture(scope="session")
+def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """(architecture, configuration changes) -> a directory that transformers wrote, every parameter random."""
+    made: dict[str, Path] = {}
+
+    def make(architecture: str, **changes: Any) -> Path:
+        from tests.reference import hf
+
+        key = json.dumps([architecture, changes], sort_keys=True)
+        if key not in made:
+            model = getattr(hf.transformers, architecture)(hf.hf_config(**{**SMALL, **changes}))
+            hf.randomise(model)
+            made[key] = tmp_path_factory.mktemp("checkpoint")
+            model.save_pretrained(made[key])
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bundle_of(
+    checkpoint_of: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Bundle]:
+    """(task, configuration changes) -> a bundle that was exported and verified."""
+    made: dict[str, Bundle] = {}
+
+    def make(task: str, **changes: Any) -> Bundle:
+        from tvlt_deploy import export
+
+        key = json.dumps([task, changes], sort_keys=True)
+        if key not in made:
+            checkpoint = checkpoint_of(TASKS[task].architecture, **changes)
+            made[key] = export(checkpoint, tmp_path_factory.mktemp("bundle") / "bundle", task=task)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def classification(bundle_of: Callable[..., Bundle]) -> Bundle:
+    return bundle_of("audio-visual-classification")
+
+
+@pytest.fixture(scope="session")
+def matching(bundle_of: Callable[..., Bundle]) -> Bundle:
+    return bundle_of("audio-visual-matching")
+
+
+@pytest.fixture(scope="session")
+def features(bundle_of: Callable[..., Bundle]) -> Bundle:
+    return bundle_of("feature-extraction")
+
+
+@pytest.fixture(scope="session")
+def reconstruction(bundle_of: Callable[..., Bundle]) -> Bundle:
+    return bundle_of("masked-reconstruction")
+
+
+@pytest.fixture(scope="session")
+def runtime_of(bundle_of: Callable[..., Bundle]) -> Iterator[Callable[..., Any]]:
+    """(task, form, configuration changes) -> an open ONNX Runtime on that graph, on two threads."""
+    from tvlt_deploy.runtimes import open_runtime
+
+    opened: dict[str, Any] = {}
+
+    def get(task: str, form: str = ONNXRUNTIME_CPU_FORM, **changes: Any) -> Any:
+        key = json.dumps([task, form, changes], sort_keys=True)
+        if key not in opened:
+            opened[key] = open_runtime(bundle_of(task, **changes), "onnxruntime", threads=2, form=form)
+        return opened[key]
+
+    yield get
+    for runtime in opened.values():
+        runtime.close()
+
+
+@pytest.fixture
+def copy_of(tmp_path: Path) -> Callable[[Bundle], Path]:
+    """A bundle's copy to alter: its directory."""
+
+    def copy(bundle: Bundle) -> Path:
+        return Path(shutil.copytree(bundle.directory, tmp_path / "copy"))
+
+    return copy
+
+
+@pytest.fixture
+def traced_already(bundle_of: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports of the small models take their graphs from the session's bundles: no tracing, the rest as it is."""
+    import onnx_ir
+
+    from tvlt_deploy.exporters import GRAPH_FILES, graph, onnx
+
+    form_of = {graph.standard_attention: STANDARD_FORM, graph.fused_attention: ONNXRUNTIME_CPU_FORM}
+
+    def load(model: Any, task: Any, attention: Any, opset: int = onnx.DEFAULT_OPSET) -> Any:
+        return onnx_ir.load(bundle_of(task.name).directory / "fp32" / GRAPH_FILES[form_of[attention]])
+
+    monkeypatch.setattr(onnx, "build_graph", load)
