@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvlt_deploy.bench.clock import Statistics
+from tvlt_deploy.bench.machine import bystander_text
 from tvlt_deploy.errors import UsageError
 from tvlt_deploy.files import write_json, write_text
 
@@ -76,6 +77,7 @@ class BenchReport:
     """All rows, and what they belong to: bundle, machine, versions, threads.
 
     threads: CPU threads of every backend. order: how the rows of one workload took turns.
+    bystander_cores: kept busy by other processes on average during the run; None where the system does not tell.
     """
 
     bundle: str
@@ -84,6 +86,7 @@ class BenchReport:
     device: str
     threads: int
     order: str
+    bystander_cores: float | None
     machine: Mapping[str, Any]
     versions: Mapping[str, str]
     rows: tuple[BenchRow, ...]
@@ -122,10 +125,9 @@ class BenchReport:
         gpus = "".join(f", {gpu}" for gpu in machine["gpus"])
         return [
             f"{self.bundle}: {self.task} on {self.device}, {self.threads} threads",
-            f"{machine['cpu']}, {machine['cores']} cores, {machine['memory'] / 2**30:.0f} GiB{gpus}; {machine['os']}; "
-            f"load before the run {machine['load']}",
+            f"{machine['cpu']}, {machine['cores']} cores, {machine['memory'] / 2**30:.0f} GiB{gpus}; {machine['os']}",
             ", ".join(f"{name} {version}" for name, version in self.versions.items()),
-            self.order,
+            f"{self.order}; {bystander_text(self.bystander_cores)}",
         ]
 
     def descriptions(self, workload: str) -> list[str]:

@@ -95,7 +95,7 @@ def bench(
         "device": device,
         "threads": used,
     }
-    described = machine.describe()
+    described, bystanders = machine.describe(), machine.Bystanders()
     rows: list[BenchRow] = []
     versions = machine.versions()
     for name in names:
@@ -110,6 +110,7 @@ def bench(
         device=device,
         threads=used,
         order=order,
+        bystander_cores=bystanders.cores(),
         machine=described,
         versions=versions,
         rows=tuple(rows),

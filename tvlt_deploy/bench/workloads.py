@@ -108,8 +108,8 @@ def moving_picture(frames: int, seed: int) -> NDArray[np.uint8]:
     picture = np.empty((frames, HEIGHT, WIDTH, 3), np.uint8)
     for frame, angle in zip(picture, angles, strict=True):
         slope = np.float32(40 * np.cos(angle)) * x + np.float32(40 * np.sin(angle)) * y
-        grain = random.normal(0, 8, (HEIGHT, WIDTH, 3)).astype(np.float32)
-        frame[:] = np.clip(slope[..., None] + tint + grain, 0, 255)
+        grain = random.standard_normal((HEIGHT, WIDTH, 3), np.float32)
+        frame[:] = np.clip(slope[..., None] + tint + 8 * grain, 0, 255)
     return picture
 
 
