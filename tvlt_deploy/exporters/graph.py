@@ -7,8 +7,8 @@ Same answers as `tvlt_deploy.reference`, less work:
 - the query scale is folded into the query weights;
 - classification and matching read token 0 only, so their last encoder layer computes the query, output projection and
   MLP of that token alone;
-- masks replace scores by a constant that half precision can hold, so that a fully masked row attends uniformly in
-  every precision, as the reference does.
+- masks replace scores by a constant that half precision can hold, so that a row without any valid key attends
+  uniformly in every precision, as the reference does.
 
 Every module takes the tensors that `tvlt_deploy.tasks` lists, in that order, and returns a tuple in output order.
 """
@@ -42,31 +42,45 @@ def _merge_heads(x: Tensor) -> Tensor:
     return x.reshape(x.shape[0], x.shape[1], -1)
 
 
+def _mask_keys(key: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Zero the masked keys, and what to add to the scores, (B, N): `MASKED_SCORE` for those, 0 elsewhere.
+
+    A zeroed key scores exactly 0 with every query, so the addition replaces its score, which adding to a live score
+    would not: a row without any valid key stays uniform. Engines fuse the addition; few fuse a Where on the scores.
+    """
+    return torch.where(valid[:, :, None], key, 0.0), torch.where(valid, 0.0, MASKED_SCORE)
+
+
 def standard_attention(query: Tensor, key: Tensor, value: Tensor, valid: Tensor | None, heads: int) -> Tensor:
-    """MatMul, Where, Softmax, MatMul: standard operators, in the pattern that engines recognise and fuse."""
+    """MatMul, Add, Softmax, MatMul: standard operators, in the pattern that engines recognise and fuse."""
+    bias = None
+    if valid is not None:
+        key, bias = _mask_keys(key, valid)
     query, key, value = (_split_heads(x, heads) for x in (query, key, value))
     scores = query @ key.transpose(-1, -2)
-    if valid is not None:
-        scores = torch.where(valid[:, None, None, :], scores, MASKED_SCORE)
+    if bias is not None:
+        scores = scores + bias[:, None, None, :]
     return _merge_heads(torch.softmax(scores, dim=-1) @ value)
 
 
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, valid: Tensor | None, heads: int) -> Tensor:
     """ONNX Runtime's `MultiHeadAttention`, whose CPU kernel never holds the (Nq, N) matrix when it sees no mask input.
 
-    So the mask goes into eight more channels per head: a masked key is zeroed and given the channel `MASKED_SCORE`,
-    which every query multiplies by one. The score becomes exactly that constant, as replacing it would. Eight, not
-    one, keeps the inner size of the product a multiple of the vector width.
+    So what the mask adds goes into eight more channels per head: the key's holds it, the query's holds one. Eight,
+    not one, keeps the inner size of the product a multiple of the vector width.
     """
     if valid is not None:
-        batch, tokens, _ = key.shape
-        query = query.reshape(batch, query.shape[1], heads, -1)
-        key = torch.where(valid[:, :, None, None], key.reshape(batch, tokens, heads, -1), 0.0)
-        one = torch.ones_like(query[..., :1])
-        masked = torch.where(valid, 0.0, MASKED_SCORE)[:, :, None, None].expand(batch, tokens, heads, 1)
+        key, bias = _mask_keys(key, valid)
+        channels = [torch.ones_like(query[:, :, :1]), bias[:, :, None]]
         query, key = (
-            torch.cat([x, nn.functional.pad(channel, (0, 7))], dim=-1).flatten(2)
-            for x, channel in ((query, one), (key, masked))
+            torch.cat(
+                [
+                    x.unflatten(2, (heads, -1)),
+                    nn.functional.pad(channel, (0, 7))[:, :, None].expand(-1, -1, heads, -1),
+                ],
+                dim=-1,
+            ).flatten(2)
+            for x, channel in zip((query, key), channels, strict=True)
         )
     context: Tensor = torch.onnx.ops.symbolic(
         "com.microsoft::MultiHeadAttention",
