@@ -89,7 +89,7 @@ class Results:
 
 def compare(name: str, calls: Calls, repeats: int, **targets: float) -> Scenario:
     """One unmeasured call of each, then `repeats` rounds in which each is called once, in alternating order."""
-    print(f"{name}: {', '.join(calls)}", file=sys.stderr)
+    say(f"{name}: {', '.join(calls)}")
     answers = {contender: call() for contender, call in calls.items()}
     difference = max(float(np.abs(answer - answers[OURS]).max()) for answer in answers.values())
     del answers
@@ -101,7 +101,9 @@ def compare(name: str, calls: Calls, repeats: int, **targets: float) -> Scenario
             start = time.perf_counter()
             calls[contender]()
             seconds[contender].append(time.perf_counter() - start)
-    return Scenario(name, seconds, difference, {NAMES[key]: value for key, value in targets.items()})
+    scenario = Scenario(name, seconds, difference, {NAMES[key]: value for key, value in targets.items()})
+    say("    " + ", ".join(f"{contender} {1000 * scenario.median(contender):.1f} ms" for contender in calls))
+    return scenario
 
 
 def naive_export(model: torch.nn.Module, feeds: dict[str, np.ndarray], path: Path) -> None:
