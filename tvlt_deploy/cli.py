@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from tvlt_deploy import __version__
-from tvlt_deploy.errors import FileRefusedError, TvltError, UsageError
+from tvlt_deploy.errors import EnvironmentLackError, FileRefusedError, TvltError, UsageError
 from tvlt_deploy.runtimes import BACKENDS, DEFAULT_BACKEND, DEFAULT_DEVICE, DEFAULT_PRECISION
 from tvlt_deploy.tasks import PRECISIONS, TASKS
 
@@ -456,7 +456,10 @@ def bench(
     Example: tvlt-deploy bench bundle --backend torch --backend onnxruntime --report bench.html
     """
     from tvlt_deploy.bench import bench as measure
+    from tvlt_deploy.bench import check_report_path
 
+    if report is not None:
+        check_report_path(report)
     options: dict[str, Any] = {} if seconds is None else {"seconds": seconds}
     if workloads:
         options["workloads"] = workloads
@@ -476,6 +479,11 @@ def bench(
         _print_json(result.to_dict())
     else:
         result.render(_console())
+    if not result.ran:
+        raise EnvironmentLackError(
+            "nothing could be measured: " + "; ".join(dict.fromkeys(row.why for row in result.rows if row.why)),
+            hint="tvlt-deploy doctor says what works here",
+        )
 
 
 @_command
