@@ -10,6 +10,7 @@ import csv
 import functools
 import io
 import json
+import platform
 import signal
 import sys
 import traceback
@@ -562,8 +563,8 @@ def doctor(as_json: bool, progress: Progress) -> None:
         )
         return
     gpus = ", ".join(machine["gpus"]) or "no NVIDIA GPU"
-    click.echo(f"tvlt-deploy {__version__}, Python {machine['python']}, {machine['system']}")
-    click.echo(f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {gpus}")
+    click.echo(f"tvlt-deploy {__version__}, Python {platform.python_version()}, {machine['os']}")
+    click.echo(f"{machine['cpu']}, {machine['cores']} cores, {machine['memory'] / 2**30:.0f} GiB, {gpus}")
     _table(
         "what works here",
         ("part", "", "found", "to do"),
