@@ -30,7 +30,8 @@ from rich.console import Console
 from rich.table import Table
 
 import tvlt_deploy
-from tvlt_deploy.bench import machine
+from tvlt_deploy import machine
+from tvlt_deploy.bench.bystanders import Bystanders, bystander_text
 from tvlt_deploy.bench.workloads import Workload, make_workload
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.files import write_json
@@ -263,13 +264,13 @@ def say(message: str) -> None:
 
 
 def measure(folder: Path, options: argparse.Namespace) -> Results:
-    described = machine.describe()
+    described = machine.describe_machine()
     peers = Peers(folder, TvltConfig(**CONFIGS[options.config]), options.threads)
-    versions = {**machine.versions(), "transformers": transformers.__version__}
+    versions = {**machine.imported_versions(), "transformers": transformers.__version__}
     results = Results(options.config, options.threads, options.repeats, described, versions)
     image10, clip10, ragged = (make_workload(name, 8, 24.0, RATE) for name in ("image10", "clip10", "ragged"))
     quick, slow = max(10, options.repeats), options.repeats
-    bystanders = machine.Bystanders()
+    bystanders = Bystanders()
     results.scenarios += [
         compare("10 s of sound, features", peers.features(clip10), quick, features=2.5),
         compare("8 frames of 640x360", peers.images(clip10), quick, np=1.0),
@@ -289,7 +290,7 @@ def render(results: Results, console: Console) -> None:
     where = results.machine
     console.print(f"TVLT-{results.config}, {results.threads} threads, {results.repeats} repeats, medians")
     console.print(f"{where['cpu']}, {where['cores']} cores, {where['memory'] / 2**30:.0f} GiB; {where['os']}")
-    console.print(machine.bystander_text(results.bystander_cores))
+    console.print(bystander_text(results.bystander_cores))
     console.print(", ".join(f"{name} {version}" for name, version in results.versions.items()))
     table = Table("scenario", "contender")
     for title in ("median ms", "least ms", "ours is faster by", "by least times", "target", "answers within"):

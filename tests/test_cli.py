@@ -186,6 +186,8 @@ def test_json_lines_of_arrays_tell_their_shapes(features: Bundle, wav: Path) -> 
         (("export", "{tmp}", "{tmp}/bundle", "--precision", "int8"), 2, "tvlt-deploy quantize"),
         (("verify", "{bundle}", "--precision", "fp16"), 2, "holds no fp16"),
         (("bench", "{bundle}", "--workload", "nothing10"), 2, "nothing10"),
+        (("bench", "{bundle}", "--report", "bench.pdf"), 2, ".pdf"),
+        (("bench", "{bundle}", "--precision", "int8", "--workload", "image10", "-q"), 4, "nothing could be measured"),
         (("init-checkpoint", "{tmp}/new", "--seed", "-1"), 2, "-1"),
     ],
 )

@@ -10,6 +10,7 @@ import csv
 import functools
 import io
 import json
+import platform
 import signal
 import sys
 import traceback
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from tvlt_deploy import __version__
-from tvlt_deploy.errors import FileRefusedError, TvltError, UsageError
+from tvlt_deploy.errors import EnvironmentLackError, FileRefusedError, TvltError, UsageError
 from tvlt_deploy.runtimes import BACKENDS, DEFAULT_BACKEND, DEFAULT_DEVICE, DEFAULT_PRECISION
 from tvlt_deploy.tasks import PRECISIONS, TASKS
 
@@ -456,7 +457,10 @@ def bench(
     Example: tvlt-deploy bench bundle --backend torch --backend onnxruntime --report bench.html
     """
     from tvlt_deploy.bench import bench as measure
+    from tvlt_deploy.bench import check_report_path
 
+    if report is not None:
+        check_report_path(report)
     options: dict[str, Any] = {} if seconds is None else {"seconds": seconds}
     if workloads:
         options["workloads"] = workloads
@@ -476,6 +480,11 @@ def bench(
         _print_json(result.to_dict())
     else:
         result.render(_console())
+    if not result.ran:
+        raise EnvironmentLackError(
+            "nothing could be measured: " + "; ".join(dict.fromkeys(row.why for row in result.rows if row.why)),
+            hint="tvlt-deploy doctor says what works here",
+        )
 
 
 @_command
@@ -554,8 +563,8 @@ def doctor(as_json: bool, progress: Progress) -> None:
         )
         return
     gpus = ", ".join(machine["gpus"]) or "no NVIDIA GPU"
-    click.echo(f"tvlt-deploy {__version__}, Python {machine['python']}, {machine['system']}")
-    click.echo(f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {gpus}")
+    click.echo(f"tvlt-deploy {__version__}, Python {platform.python_version()}, {machine['os']}")
+    click.echo(f"{machine['cpu']}, {machine['cores']} cores, {machine['memory'] / 2**30:.0f} GiB, {gpus}")
     _table(
         "what works here",
         ("part", "", "found", "to do"),

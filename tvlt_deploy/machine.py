@@ -7,9 +7,12 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tvlt_deploy import __version__
 
 PACKAGES = (
     "numpy", "scipy", "pillow", "click", "rich", "torch", "onnx", "onnxscript", "safetensors", "onnxruntime",
@@ -43,22 +46,14 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def memory_bytes() -> int | None:
-    """Physical memory."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        return None
-
-
 def gpu_names() -> list[str]:
-    """NVIDIA devices as the driver's own tool lists them; empty without one."""
+    """NVIDIA devices (name, memory, driver) as the driver's own tool lists them; empty without one."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []
     try:
         listed = subprocess.run(
-            [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"],
+            [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"],
             capture_output=True, text=True, timeout=20, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
@@ -67,15 +62,21 @@ def gpu_names() -> list[str]:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores, memory, devices, system and Python."""
+    """CPU model, usable logical cores, memory in bytes, GPUs and operating system."""
     return {
         "cpu": cpu_model(),
         "cores": usable_cores(),
-        "memory_gib": None if (memory := memory_bytes()) is None else round(memory / 2**30, 1),
+        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "gpus": gpu_names(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
+        "os": platform.platform(),
     }
+
+
+def imported_versions() -> dict[str, str]:
+    """Of Python, this package and every module imported so far that a time or a number may depend on."""
+    modules = ("numpy", "scipy", "PIL", "onnxruntime", "torch", "av", "soxr")
+    found = {name: str(sys.modules[name].__version__) for name in modules if name in sys.modules}
+    return {"python": platform.python_version(), "tvlt_deploy": __version__, **found}
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from tvlt_deploy.noise import masking_noise
 from tvlt_deploy.processors import TvltProcessor
 from tvlt_deploy.processors.serialization import PREPROCESSOR_FILE
 from tvlt_deploy.runtimes import DEFAULT_BACKEND, DEFAULT_DEVICE, DEFAULT_PRECISION, open_runtime
-from tvlt_deploy.runtimes.base import Runtime
+from tvlt_deploy.runtimes.base import Closing, Runtime
 from tvlt_deploy.tasks import PIXEL_PATCHES, TOKENS, token_counts
 
 MATCH, MISMATCH = "match", "mismatch"
@@ -67,7 +66,7 @@ def _frame_count(clip: Any) -> int | None:
     return np.shape(clip)[0] if np.ndim(clip) == 4 else None
 
 
-class Pipeline:
+class Pipeline(Closing):
     """A bundle ready to answer. Made by `load`; use with `with`, or call `close`.
 
     runtime: the engine, for tensors you prepared yourself (`runtime.run`).
@@ -278,14 +277,6 @@ class Pipeline:
     def close(self) -> None:
         """Close the runtime."""
         self.runtime.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 _TOKEN_AXES = (TOKENS, PIXEL_PATCHES, "audio_patches")

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from tvlt_deploy.bench import BenchReport, BenchRow, check_report_path
+from tvlt_deploy.bench.bystanders import bystander_text
 from tvlt_deploy.bench.clock import Statistics
-from tvlt_deploy.bench.machine import bystander_text
 from tvlt_deploy.errors import UsageError
 
 

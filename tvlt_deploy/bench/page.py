@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from html import escape
+from typing import TYPE_CHECKING
 
-from tvlt_deploy.bench.report import END_TO_END, PARTS, STAGES, BenchReport, BenchRow, memory_text
+from tvlt_deploy.bench.rows import END_TO_END, PARTS, STAGES, BenchRow, memory_text
+
+if TYPE_CHECKING:
+    from tvlt_deploy.bench.report import BenchReport
 
 _COLOURS = {"decode": "#b07aa1", "image": "#59a14f", "audio": "#edc948", "model": "#4e79a7", "other": "#bab0ac"}
 _BAR_WIDTH, _BAR_HEIGHT = 720, 18

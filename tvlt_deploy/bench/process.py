@@ -8,17 +8,17 @@ import signal
 import subprocess
 import sys
 import tempfile
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from tvlt_deploy.errors import BundleError
+from tvlt_deploy.runtimes.base import Closing
 
 
 class WorkerError(Exception):
     """Why a worker could not measure."""
 
 
-class Worker:
+class Worker(Closing):
     """A fresh process that serves `tvlt_deploy.bench.worker`. Use with `with`: leaving kills it, whatever it does.
 
     It is a session of its own, so that an interrupt at the terminal reaches its parent alone, which then ends it.
@@ -81,11 +81,3 @@ class Worker:
                 except BrokenPipeError:
                     continue
         self._complaints.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -8,10 +8,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from tvlt_deploy.bench import machine
+from tvlt_deploy import machine
+from tvlt_deploy.bench.bystanders import Bystanders
 from tvlt_deploy.bench.clock import Statistics
 from tvlt_deploy.bench.process import Worker, WorkerError
-from tvlt_deploy.bench.report import END_TO_END, STAGES, BenchReport, BenchRow
+from tvlt_deploy.bench.report import BenchReport
+from tvlt_deploy.bench.rows import END_TO_END, STAGES, BenchRow
 from tvlt_deploy.bench.workloads import check_workload, workload_name
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.errors import EnvironmentLackError, UsageError
@@ -95,9 +97,9 @@ def bench(
         "device": device,
         "threads": used,
     }
-    described, bystanders = machine.describe(), machine.Bystanders()
+    described, bystanders = machine.describe_machine(), Bystanders()
     rows: list[BenchRow] = []
-    versions = machine.versions()
+    versions = machine.imported_versions()
     for name in names:
         for row, found in _measure({**options, "workload": name}, lacking, seconds, progress):
             rows.append(row)

@@ -17,11 +17,11 @@ from typing import Any, cast
 import numpy as np
 
 from tvlt_deploy.bench import clock
-from tvlt_deploy.bench.machine import versions
 from tvlt_deploy.bench.memory import peak_memory
-from tvlt_deploy.bench.report import END_TO_END
+from tvlt_deploy.bench.rows import END_TO_END
 from tvlt_deploy.bench.workloads import make_workload
 from tvlt_deploy.errors import TvltError
+from tvlt_deploy.machine import imported_versions
 from tvlt_deploy.pipeline import Pipeline, load
 from tvlt_deploy.processors import TvltFeatureExtractor, TvltImageProcessor, TvltProcessor
 from tvlt_deploy.runtimes.base import Runtime
@@ -119,7 +119,7 @@ class Session:
             "batches": self.watch.batches,
             "load_seconds": self.load_seconds,
             "peak_memory": peak_memory(),
-            "versions": versions(),
+            "versions": imported_versions(),
         }
 
 

@@ -1,0 +1,65 @@
+"""One workload on one backend: what a benchmark measures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tvlt_deploy.bench.clock import Statistics
+
+PARTS = ("decode", "image", "audio", "model")
+END_TO_END = "end_to_end"
+STAGES = (*PARTS, END_TO_END)
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """One workload on one backend in one precision.
+
+    why: what kept it from running; everything below is then empty.
+    stages: statistics in seconds by stage (of `STAGES`, those the workload has), each per call, that is for all clips.
+    clips: answered by one call. batches: (clips, frames, rows) of each batch the pipeline made of them.
+    peak_memory: bytes, the most that a fresh process held which loaded the bundle and answered this workload alone.
+    stable: whether times had settled when the warm-up of `warm_up_calls` calls ended.
+    """
+
+    workload: str
+    backend: str
+    precision: str
+    why: str = ""
+    description: str = ""
+    note: str = ""
+    clips: int = 0
+    batches: tuple[tuple[int, int, int], ...] = ()
+    stages: Mapping[str, Statistics] = field(default_factory=dict)
+    load_seconds: float = 0.0
+    peak_memory: int | None = None
+    warm_up_calls: int = 0
+    stable: bool = True
+
+    @property
+    def name(self) -> str:
+        """Backend and precision."""
+        return f"{self.backend} {self.precision}"
+
+    @property
+    def throughput(self) -> float:
+        """Clips per second over all calls, end to end; 0 for a row that did not run."""
+        return self.clips / self.stages[END_TO_END].mean if self.stages else 0.0
+
+    @property
+    def other(self) -> float:
+        """Seconds of the median call outside the stages: grouping and stacking clips."""
+        medians = {name: statistics.median for name, statistics in self.stages.items()}
+        return max(0.0, medians.pop(END_TO_END, 0.0) - sum(medians.values()))
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader of this row's numbers must know."""
+        unsettled = f"times had not settled after {self.warm_up_calls} warm-up calls" if not self.stable else ""
+        return [remark for remark in (self.why, unsettled) if remark]
+
+
+def memory_text(size: int | None) -> str:
+    """Bytes as MiB."""
+    return "-" if size is None else f"{size / 2**20:.0f} MiB"
