@@ -10,6 +10,8 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +21,7 @@ from typing import Any
 from tvlt_deploy import __version__
 from tvlt_deploy.config import CONFIG_FILE, TvltConfig
 from tvlt_deploy.errors import BundleError, ConfigError, UsageError
-from tvlt_deploy.files import sha256_of, write_json
+from tvlt_deploy.files import sha256_of, sync_directory, write_json
 from tvlt_deploy.tasks import TASKS, Task
 
 MANIFEST_FILE = "manifest.json"
@@ -30,8 +32,13 @@ STANDARD_FORM = "standard"
 """Standard ONNX operators only: any engine."""
 ONNXRUNTIME_CPU_FORM = "onnxruntime-cpu"
 """With ONNX Runtime's fused attention: faster there, and memory linear in the number of tokens."""
+FP16_TWIN_FORM = "fp16-twin"
+"""A quantized graph that computes in fp16 around its int8 or fp8 products: engines on a GPU."""
 
 NOT_RUN = {"verdict": "not run"}
+
+QUANTIZED = ("int8", "fp8")
+"""The precisions that one calibration makes."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +199,9 @@ class Bundle:
         held = ", ".join(f"{variant.precision} ({variant.form})" for variant in self.variants) or "none"
         raise UsageError(
             f"{self.directory} holds no {precision} graph in the {form} form; it holds {held}",
-            hint=f"export again with --precision {precision}",
+            hint="tvlt-deploy quantize BUNDLE --clips DIR adds it"
+            if precision in QUANTIZED
+            else f"export again with --precision {precision}",
         )
 
     def path(self, name: str) -> Path:
@@ -237,11 +246,66 @@ class Bundle:
     def update(self, change: Callable[[dict[str, Any]], None]) -> None:
         """Apply `change` to the manifest as it is on disk now and replace the file, under a lock."""
         with self._locked():
-            manifest = self._parse((self.directory / MANIFEST_FILE).read_bytes())
-            change(manifest)
-            write_json(self.directory / MANIFEST_FILE, manifest)
-            content = (self.directory / MANIFEST_FILE).read_bytes()
-            self.digest, self.manifest = hashlib.sha256(content).hexdigest(), self._parse(content)
+            self._change(change)
+
+    def _change(self, change: Callable[[dict[str, Any]], None]) -> None:
+        manifest = self._parse((self.directory / MANIFEST_FILE).read_bytes())
+        change(manifest)
+        write_json(self.directory / MANIFEST_FILE, manifest)
+        content = (self.directory / MANIFEST_FILE).read_bytes()
+        self.digest, self.manifest = hashlib.sha256(content).hexdigest(), self._parse(content)
+
+    def replace_precisions(self, stage: Bundle, precisions: Iterable[str], entries: Mapping[str, Any]) -> None:
+        """Move the graphs of `precisions` out of a staged bundle into this one, in place of those that stand here.
+
+        stage: a bundle on the same file system; a precision that it lacks is removed here. entries: become top-level
+        entries of the manifest. At every moment the manifest describes what stands there: old graphs leave it before
+        their files go, new ones enter it after theirs came. On failure everything is put back.
+        """
+        names = tuple(precisions)
+
+        def drop(manifest: dict[str, Any]) -> None:
+            for entry in manifest["variants"]:
+                if entry["precision"] in names:
+                    for file in entry["files"]:
+                        manifest["files"].pop(file, None)
+            manifest["variants"] = [entry for entry in manifest["variants"] if entry["precision"] not in names]
+            for entry in entries:
+                manifest.pop(entry, None)
+
+        def add(manifest: dict[str, Any]) -> None:
+            for entry in stage.manifest["variants"]:
+                manifest["variants"].append(entry)
+                manifest["files"] |= {file: stage.manifest["files"][file] for file in entry["files"]}
+            manifest["files"] = dict(sorted(manifest["files"].items()))
+            manifest.update(entries)
+
+        with self._locked():
+            retired = Path(tempfile.mkdtemp(prefix=".retired.", dir=self.directory))
+            before = json.loads((self.directory / MANIFEST_FILE).read_bytes())
+            try:
+                self._change(drop)
+                self._move(names, self.directory, retired)
+                self._move(names, stage.directory, self.directory)
+                self._change(add)
+            except BaseException:
+                for name in names:
+                    if (retired / name).exists() or not any(v["precision"] == name for v in before["variants"]):
+                        shutil.rmtree(self.directory / name, ignore_errors=True)
+                self._move(names, retired, self.directory)
+                write_json(self.directory / MANIFEST_FILE, before)
+                raise
+            finally:
+                shutil.rmtree(retired, ignore_errors=True)
+
+    @staticmethod
+    def _move(names: Iterable[str], source: Path, target: Path) -> None:
+        """Move the directories of that name that there are, their content on disk first."""
+        for name in names:
+            if (source / name).is_dir():
+                sync_directory(source / name)
+                os.replace(source / name, target / name)
+        sync_directory(target, files=False)
 
     def record_parity(self, path: str, parity: Mapping[str, Any]) -> None:
         """Write a graph's verdict into the manifest."""

@@ -13,12 +13,20 @@ from pathlib import Path
 from typing import Any
 
 
-def _fsync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_directory(directory: Path, files: bool = True) -> None:
+    """Wait until a directory's names are on disk, and with `files` the content of every file below it first."""
+    for file in directory.rglob("*") if files else ():
+        if file.is_file():
+            _fsync(file)
+    _fsync(directory)
 
 
 @contextlib.contextmanager
@@ -35,7 +43,7 @@ def staged_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(handle.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
-        _fsync_directory(target.parent)
+        sync_directory(target.parent, files=False)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -54,15 +62,12 @@ def staged_directory(path: str | os.PathLike[str], *, replace: bool = False) -> 
     os.chmod(temporary, 0o777 & ~_umask())
     try:
         yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with open(file, "rb") as handle:
-                    os.fsync(handle.fileno())
+        sync_directory(temporary)
         if replace and target.exists():
             _swap(temporary, target)
         else:
             os.replace(temporary, target)  # fails where something has come to stand there meanwhile
-        _fsync_directory(target.parent)
+        sync_directory(target.parent, files=False)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -147,6 +147,12 @@ class Pipeline(Closing):
             answers.append(Answer(label, scores[label], scores))
         return answers
 
+    def inputs(
+        self, image: Any = None, audio: Any = None, sampling_rate: int | None = None, seed: int = 0
+    ) -> dict[str, np.ndarray]:
+        """What the runtime is fed for one clip, a batch of one; arguments are entries of the lists a call takes."""
+        return self._batch(self._prepare([image], [audio], sampling_rate), seed)
+
     # Steps -------------------------------------------------------------------------------------------------------
 
     def _prepare(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tvlt_deploy.bundle import ONNXRUNTIME_CPU_FORM, STANDARD_FORM, Bundle
+from tvlt_deploy.bundle import FP16_TWIN_FORM, ONNXRUNTIME_CPU_FORM, STANDARD_FORM, Bundle
 from tvlt_deploy.errors import BundleError, EnvironmentLackError, InputError
 from tvlt_deploy.runtimes.base import Closing, check_feeds
 
@@ -130,7 +130,8 @@ def _open(bundle: Bundle, device: str, precision: str, threads: int | None, form
         check_cuda_provider()
     if form is None:
         forms = {variant.form for variant in bundle.variants if variant.precision == precision}
-        form = ONNXRUNTIME_CPU_FORM if kind == "cpu" and ONNXRUNTIME_CPU_FORM in forms else STANDARD_FORM
+        suited = ONNXRUNTIME_CPU_FORM if kind == "cpu" else FP16_TWIN_FORM
+        form = suited if suited in forms else STANDARD_FORM
     variant = bundle.variant(precision, form)
     bundle.check(variant.files)
     providers: list[Any] = [CPU_PROVIDER]

@@ -1,0 +1,141 @@
+"""The clips that a calibration sees: read one at a time, each once, with a receipt of what was seen."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tvlt_deploy.errors import EnvironmentLackError, InputError, MediaError, TvltError, UsageError
+from tvlt_deploy.pipeline import Pipeline
+from tvlt_deploy.runtimes.base import check_feeds
+from tvlt_deploy.runtimes.torch import TorchRuntime
+
+Feeds = dict[str, np.ndarray]
+Clips = str | os.PathLike[str] | Iterable[Mapping[str, Any]]
+"""A folder of media files, or model inputs by name, each entry a batch of one clip or more."""
+
+
+def digest(feeds: Feeds) -> str:
+    """SHA-256 of one clip's values and masks; masking noise says nothing about the clip."""
+    state = hashlib.sha256()
+    for name in sorted(feeds):
+        if not name.endswith("_noise"):
+            state.update(f"{name}{feeds[name].shape}".encode())
+            state.update(feeds[name].tobytes())
+    return state.hexdigest()
+
+
+@dataclass
+class Seen:
+    """What one pass over the clips met.
+
+    clips: those read, repeated ones included. sha256: of the distinct ones, in order. shapes: (frames, rows) -> how
+    many distinct clips. unreadable: name and reason of each that could not be read.
+    """
+
+    clips: int = 0
+    sha256: list[str] = field(default_factory=list)
+    shapes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+class Source:
+    """Clips for the inputs of one model, in passes: each pass gives the same distinct clips, one at a time.
+
+    count: stop at so many distinct clips, and fail on fewer; None takes what there is.
+    max_unreadable: the share of clips that may fail to be read.
+    """
+
+    def __init__(
+        self, clips: Clips, runtime: TorchRuntime, pipeline: Pipeline | None, count: int | None, max_unreadable: float
+    ) -> None:
+        self.clips, self.runtime, self.pipeline = clips, runtime, pipeline
+        self.count, self.max_unreadable = count, max_unreadable
+        self.passes = 0
+        self.seen = Seen()
+
+    def __iter__(self) -> Iterator[Feeds]:
+        """Distinct clips, each a batch of one. Raises when the pass ends on too few of them, or too many unreadable."""
+        if self.passes and isinstance(self.clips, Iterator):
+            raise UsageError("clips can be read once only, and two passes are wanted", hint="pass a list")
+        self.passes += 1
+        seen, known = Seen(), set[str]()
+        self.seen = seen
+        for name, clip in self._read():
+            seen.clips += 1
+            if isinstance(clip, TvltError):
+                seen.unreadable[name] = clip.message
+                continue
+            mark = digest(clip)
+            if mark in known:
+                continue
+            known.add(mark)
+            seen.sha256.append(mark)
+            seen.shapes[clip["pixel_values"].shape[1], clip["audio_values"].shape[2]] += 1
+            yield clip
+            if len(known) == self.count:
+                break
+        self._judge(seen)
+
+    def _judge(self, seen: Seen) -> None:
+        if len(seen.unreadable) > self.max_unreadable * seen.clips:
+            listed = "; ".join(f"{name}: {reason}" for name, reason in list(seen.unreadable.items())[:5])
+            more = len(seen.unreadable) - 5
+            raise MediaError(
+                f"{len(seen.unreadable)} of {seen.clips} clips cannot be read, more than {self.max_unreadable:.0%}: "
+                f"{listed}{f'; and {more} more' if more > 0 else ''}",
+                hint="replace them, or allow more with --max-unreadable",
+            )
+        wanted = 1 if self.count is None else self.count
+        if len(seen.sha256) < wanted:
+            raise UsageError(
+                f"{len(seen.sha256)} distinct clips of {seen.clips} read; wanted {wanted}",
+                hint="add clips that differ, or ask for fewer with --count",
+            )
+
+    def _read(self) -> Iterator[tuple[str, Feeds | TvltError]]:
+        if isinstance(self.clips, str | os.PathLike):
+            yield from self._read_folder(Path(self.clips))
+            return
+        for index, entry in enumerate(self.clips):
+            batch = check_feeds(entry, self.runtime.inputs, self.runtime.config)
+            for row in range(len(batch["pixel_values"])):
+                clip = {name: values[row : row + 1] for name, values in batch.items()}
+                _check_finite(f"clip {row} of entry {index}", clip)
+                yield f"clip {row} of entry {index}", clip
+
+    def _read_folder(self, folder: Path) -> Iterator[tuple[str, Feeds | TvltError]]:
+        from tvlt_deploy.batch import find_sources, longest_sound
+        from tvlt_deploy.media import SAMPLING_RATE, read_clip
+
+        pipeline = self.pipeline
+        assert pipeline is not None
+        for media, audio in find_sources([folder]):
+            try:
+                clip = read_clip(
+                    media,
+                    frames=pipeline.config.num_frames,
+                    audio=audio,
+                    max_seconds=longest_sound(pipeline),
+                )
+                feeds = pipeline.inputs(clip.frames, clip.waveform, SAMPLING_RATE)
+            except EnvironmentLackError:
+                raise
+            except TvltError as error:
+                yield media.name, error
+                continue
+            _check_finite(media.name, feeds)
+            yield media.name, feeds
+
+
+def _check_finite(name: str, feeds: Feeds) -> None:
+    for key, values in feeds.items():
+        if not np.isfinite(values).all():
+            raise InputError(f"{key} of {name} holds NaN or infinity", hint="leave the clip out, or repair it")

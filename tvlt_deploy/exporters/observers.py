@@ -1,0 +1,133 @@
+"""What flows into the linear layers of the form that ships, over any number of clips, in constant memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from tvlt_deploy.errors import InputError
+from tvlt_deploy.exporters.graph import Classification, Layer, Matching
+from tvlt_deploy.exporters.histogram import Histogram
+
+READERS: Mapping[str, tuple[str, ...]] = {
+    "key": ("query", "key", "value"),
+    "project": ("project",),
+    "expand": ("expand",),
+    "contract": ("contract",),
+}
+"""In a `Layer`: the linear layer that is watched -> all that read the same tensor."""
+
+
+def transformer_layers(form: nn.Module) -> Iterator[tuple[str, Layer]]:
+    """The transformer layers of an inference form by name; layers that two decoders share come once."""
+    return ((name, module) for name, module in form.named_modules() if isinstance(module, Layer))
+
+
+def linear_layers(form: nn.Module) -> dict[str, tuple[str, ...]]:
+    """The linear layers worth quantizing: name -> all its names, which are two where decoders share layers.
+
+    Those of the transformer layers, but for the ones that see a single token, in the last layer in front of a
+    classifier: they take no time, and quantizing them doubles the error of the answer.
+    """
+    named = dict(form.named_modules(remove_duplicate=False))
+    layers = {
+        f"{name}.{reader}": tuple(f"{other}.{reader}" for other in named if named[other] is layer)
+        for name, layer in transformer_layers(form)
+        for readers in READERS.values()
+        for reader in readers
+    }
+    if isinstance(form, Classification | Matching):
+        last = f"encoder.layers.{len(form.encoder.layers) - 1}"
+        for reader in ("query", "project", "expand", "contract"):
+            layers.pop(f"{last}.{reader}", None)
+    return layers
+
+
+class Observer:
+    """The magnitudes of one tensor: the largest of each channel, and their histogram.
+
+    name: of the layer whose input it is. readers: all layers that read the tensor. counting: fill the histogram, not
+    only its `largest`.
+    """
+
+    def __init__(self, name: str, readers: tuple[str, ...], counting: bool = True) -> None:
+        self.name, self.readers, self.counting = name, readers, counting
+        self.channels: Tensor | None = None
+        self.histogram = Histogram()
+
+    def update(self, values: Tensor) -> None:
+        """Count values (tokens, channels). Raises `InputError` where they are not finite."""
+        magnitudes = values.abs()
+        peaks = magnitudes.amax(dim=0)
+        if not torch.isfinite(peaks).all():
+            raise InputError(
+                f"the input of {self.name} holds NaN or infinity",
+                hint="look for damaged weights, or leave the clip out",
+            )
+        self.channels = peaks if self.channels is None else torch.maximum(self.channels, peaks)
+        if self.counting:
+            self.histogram.add(magnitudes.numpy())
+        else:
+            self.histogram.largest = float(self.channels.max())
+
+
+class Watch:
+    """Observers on the inputs of every linear layer of a form's transformer layers, while the `with` lasts.
+
+    Padding is not counted. A layer without a mask (the decoders) attends to all its tokens, and so all count.
+    """
+
+    def __init__(self, form: nn.Module, counting: bool = True) -> None:
+        self.form = form
+        self.observers = {
+            f"{name}.{watched}": Observer(
+                f"{name}.{watched}", tuple(f"{name}.{reader}" for reader in readers), counting
+            )
+            for name, _ in transformer_layers(form)
+            for watched, readers in READERS.items()
+        }
+        self._hooks: list[Any] = []
+
+    def __enter__(self) -> Self:
+        for name, layer in transformer_layers(self.form):
+            self._watch(name, layer)
+        return self
+
+    def _watch(self, name: str, layer: Layer) -> None:
+        valid: Tensor | None = None
+
+        def remember(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            nonlocal valid
+            valid = inputs[1]
+
+        self._hooks.append(layer.register_forward_pre_hook(remember))
+        for watched in READERS:
+            observer = self.observers[f"{name}.{watched}"]
+
+            def count(module: nn.Module, inputs: tuple[Any, ...], observer: Observer = observer) -> None:
+                observer.update(_counted(inputs[0], valid))
+
+            self._hooks.append(getattr(layer, watched).register_forward_pre_hook(count))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+
+def _counted(values: Tensor, valid: Tensor | None) -> Tensor:
+    """The tokens (n, channels) of values (batch, tokens, channels) that an answer depends on.
+
+    The class token always counts: its key may be masked, but its state is what is read.
+    """
+    if valid is None or values.shape[1] != valid.shape[1] or bool(valid.all()):
+        return values.flatten(0, 1)
+    chosen = valid.clone()
+    chosen[:, 0] = True
+    return values[chosen]
