@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from tvlt_deploy import __version__
+from tvlt_deploy.bundle import QUANTIZED
 from tvlt_deploy.errors import EnvironmentLackError, FileRefusedError, TvltError, UsageError
 from tvlt_deploy.runtimes import BACKENDS, DEFAULT_BACKEND, DEFAULT_DEVICE, DEFAULT_PRECISION
 from tvlt_deploy.tasks import PRECISIONS, TASKS
@@ -228,6 +229,70 @@ def export(
         verify=not no_verify,
         force=force,
         progress=progress,
+    )
+    progress.done()
+    _show_bundle(made, as_json)
+
+
+@_command
+@_bundle
+@click.option(
+    "--clips", required=True, type=click.Path(path_type=Path), help="A folder of media files to calibrate on."
+)
+@click.option(
+    "--count", type=click.IntRange(1), help="How many distinct clips to take; fewer is an error. Default all."
+)
+@click.option("--evaluation", type=click.Path(path_type=Path), help="A folder of clips that must not be calibrated on.")
+@click.option(
+    "--precision", "precisions", multiple=True, type=click.Choice(QUANTIZED), help="Repeatable; default int8."
+)
+@click.option(
+    "--method",
+    type=click.Choice(["minmax", "percentile", "entropy", "mse"]),
+    help="Where to clip what the linear layers read; default percentile.",
+)
+@click.option("--percentile", type=float, help="For --method percentile: 99.9 to 99.999, default 99.99.")
+@click.option("--smooth", is_flag=True, help="SmoothQuant: move outliers into the weights. Reads the clips twice.")
+@click.option("--alpha", type=float, help="For --smooth: how much moves, 0 to 1, default 0.5.")
+@click.option(
+    "--keep", multiple=True, metavar="LAYER", help="Leave a layer in higher precision; name or pattern, repeatable."
+)
+@click.option("--max-unreadable", type=float, help="Share of clips that may fail to be read; default 0.1.")
+@_threads
+@click.option("--no-verify", is_flag=True, help="Do not measure against the reference.")
+@_json
+def quantize(
+    bundle: Path,
+    clips: Path,
+    precisions: tuple[str, ...],
+    keep: tuple[str, ...],
+    smooth: bool,
+    evaluation: Path | None,
+    count: int | None,
+    threads: int | None,
+    no_verify: bool,
+    as_json: bool,
+    progress: Progress,
+    **chosen: Any,
+) -> None:
+    """Calibrate BUNDLE on real clips and add int8 or fp8 to it; the bundle gains them whole or stays as it was.
+
+    Example: tvlt-deploy quantize bundle --clips clips/ --method mse --smooth --keep encoder.layers.0
+    """
+    from tvlt_deploy.exporters.quantize import quantize as add
+
+    made = add(
+        bundle,
+        clips,
+        precisions=precisions or ("int8",),
+        keep=keep,
+        smooth=smooth,
+        evaluation=evaluation,
+        count=count,
+        threads=threads,
+        verify=not no_verify,
+        progress=progress,
+        **{name: value for name, value in chosen.items() if value is not None},
     )
     progress.done()
     _show_bundle(made, as_json)
@@ -519,6 +584,10 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
         labels = list((config.id2label or {}).values())
         click.echo(f"labels   {', '.join(labels[:10])}{f', {len(labels) - 10} more' if len(labels) > 10 else ''}")
     click.echo(f"files    {len(files)}, {sum(file['size'] for file in files.values()) / 1e6:.1f} MB")
+    calibration = bundle.manifest.get("calibration")
+    if calibration is not None:
+        how = calibration["method"] + (" with SmoothQuant" if calibration["smooth"] is not None else "")
+        click.echo(f"calibrated {' and '.join(calibration['precisions'])}: {how} on {calibration['distinct']} clips")
     _table(
         "graphs",
         ("precision", "form", "path", "opset", "verdict", "worst against its limit"),
