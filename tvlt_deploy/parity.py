@@ -7,6 +7,7 @@ Limits per precision: `tvlt_deploy.tasks.TOLERANCES`.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle import NOT_RUN, Bundle
 from tvlt_deploy.config import TvltConfig
-from tvlt_deploy.errors import UsageError, VerdictError
+from tvlt_deploy.errors import EnvironmentLackError, UsageError, VerdictError
 from tvlt_deploy.noise import masking_noise
-from tvlt_deploy.runtimes import DEFAULT_BACKEND, check_pair, open_runtime
+from tvlt_deploy.runtimes import DEFAULT_BACKEND, check_pair, held_precisions, open_runtime
 from tvlt_deploy.runtimes.base import Runtime
 from tvlt_deploy.tasks import TOLERANCES, Task, Tolerance
 
@@ -279,10 +280,9 @@ def _fidelity(
             yield Row("difference / deviation", name, worst / _deviation(wanted, name), limits.relative)
             if limits.absolute_logits is not None:
                 yield Row("difference", name, worst, limits.absolute_logits)
+            tie = limits.absolute_logits or limits.relative * _deviation(wanted, name)
             exclusive = task.labelled and config.loss_type == "classification" and reference.shape[1] > 1
-            agreement = label_agreement(
-                np.concatenate([f for f, _ in pairs]), reference, exclusive, limits.absolute_logits or 0.0
-            )
+            agreement = label_agreement(np.concatenate([f for f, _ in pairs]), reference, exclusive, tie)
             yield Row("label agreement", name, agreement, limits.agreement, True)
 
 
@@ -333,21 +333,55 @@ def _invariants(
             yield Row(check, name, max_difference(valid(output), other) / scale[name], limits.invariant)
 
 
+@dataclass(frozen=True)
+class _Target:
+    """What is verified: a graph of the bundle on a backend, or (without a path) the torch model."""
+
+    backend: str
+    device: str
+    precision: str
+    form: str | None = None
+    path: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
 def _targets(
-    bundle: Bundle, backends: Sequence[str], precisions: Sequence[str] | None
-) -> Iterator[tuple[str, str, str | None, str | None]]:
-    """(backend, precision, form, path) of everything to verify."""
+    bundle: Bundle, backends: Sequence[str], precisions: Sequence[str] | None, device: str
+) -> Iterator[_Target]:
+    """Everything to verify; torch in fp32 is what the rest is measured against."""
     for backend in backends:
-        if backend == "torch":
-            for precision in precisions or ("bf16",):
-                yield backend, precision, None, None
-            continue
-        chosen = [v for v in bundle.variants if precisions is None or v.precision in precisions]
-        for precision in precisions or ():
-            if precision not in bundle.precisions:
+        held = held_precisions(bundle, backend, device)
+        for precision in precisions or [p for p in held if (backend, p) != ("torch", "fp32")]:
+            check_pair(backend, device, precision)
+            if precision not in held:
                 bundle.variant(precision)  # raises, naming what there is
-        for variant in chosen:
-            yield backend, variant.precision, variant.form, variant.path
+            variants = [v for v in bundle.variants if v.precision == precision] if backend == "onnxruntime" else []
+            for variant in variants:
+                yield _Target(backend, device, precision, variant.form, variant.path, {"form": variant.form})
+            if not variants:
+                yield _Target(backend, device, precision)
+
+
+def _bf16_targets(bundle: Bundle, progress: Progress) -> Iterator[_Target]:
+    """The bf16 graphs on OpenVINO, the only runtime that computes them on a CPU; where it lacks, that is recorded."""
+    for variant in bundle.variants:
+        if variant.precision != "bf16":
+            continue
+        try:
+            importlib.import_module("tvlt_deploy.runtimes.openvino")
+        except EnvironmentLackError as error:
+            progress(f"bf16 graph not run: {error}")
+            if os.access(bundle.directory, os.W_OK):
+                bundle.record_parity(variant.path, {**NOT_RUN, "reason": str(error)})
+        else:
+            yield _Target("openvino", "cpu", "bf16", variant.form, variant.path, {"graph": "bf16"})
+
+
+def _range_row(path: os.PathLike[str], cases: Sequence[Case], threads: int | None) -> Row:
+    from tvlt_deploy.exporters.precision import RANGE_LIMIT, largest_activation
+
+    value, where = largest_activation(path, [case.feeds for case in cases], threads)
+    return Row("largest activation", where, value, RANGE_LIMIT)
 
 
 def verify(
@@ -368,11 +402,11 @@ def verify(
     opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
     progress("hashing every file")
     opened.check()
-    targets = list(_targets(opened, backends, precisions))
+    targets = list(_targets(opened, backends, precisions, device))
+    if precisions is None and DEFAULT_BACKEND in backends:
+        targets += _bf16_targets(opened, progress)
     if not targets:
-        raise UsageError(f"{opened.directory} holds no graph to verify")
-    for backend, precision, _, _ in targets:
-        check_pair(backend, device, precision)
+        raise UsageError(f"{opened.directory} holds no graph that {' or '.join(backends)} runs on {device}")
     task, config = opened.task, opened.config
     cases = list(fidelity_cases(task, config))
     wanted: list[Outputs] = []
@@ -382,11 +416,12 @@ def verify(
             wanted.append(reference.run(case.feeds))
     scale = {name: _deviation(wanted, name) for name in task.output_names}
     report = Report(str(opened.directory), task.name, [])
-    for backend, precision, form, path in targets:
-        options = {} if form is None else {"form": form}
-        verdict = Verdict(backend, device, precision, form, path)
-        limits = TOLERANCES[precision]
-        with open_runtime(opened, backend, device, precision, threads=threads, **options) as runtime:
+    for target in targets:
+        verdict = Verdict(target.backend, target.device, target.precision, target.form, target.path)
+        limits = TOLERANCES[target.precision]
+        with open_runtime(
+            opened, target.backend, target.device, target.precision, threads=threads, **target.options
+        ) as runtime:
             found = []
             for index, case in enumerate(cases, 1):
                 progress(f"{verdict.name} {index}/{len(cases)}: {case.name}")
@@ -394,7 +429,10 @@ def verify(
             verdict.rows.extend(_fidelity(task, config, limits, found, wanted))
             progress(f"{verdict.name}: invariants")
             verdict.rows.extend(_invariants(task, config, limits, runtime, scale))
+        if target.precision == "fp16" and target.path is not None:
+            progress(f"{verdict.name}: range")
+            verdict.rows.append(_range_row(opened.path(target.path), cases, threads))
         report.verdicts.append(verdict)
-        if path is not None and device == "cpu" and os.access(opened.directory, os.W_OK):
-            opened.record_parity(path, verdict.to_dict())
+        if target.path is not None and target.device == "cpu" and os.access(opened.directory, os.W_OK):
+            opened.record_parity(target.path, verdict.to_dict())
     return report

@@ -25,7 +25,7 @@ from tvlt_deploy.processors import TvltProcessor
 from tvlt_deploy.processors.serialization import PREPROCESSOR_FILE
 from tvlt_deploy.tasks import PRECISIONS, default_task, get_task
 
-EXPORTED_PRECISIONS = ("fp32",)
+EXPORTED_PRECISIONS = ("fp32", "fp16", "bf16")
 GRAPH_FILES = {STANDARD_FORM: "model.onnx", ONNXRUNTIME_CPU_FORM: "model.onnxruntime-cpu.onnx"}
 
 Progress = Callable[[str], None]
@@ -39,15 +39,13 @@ def _check_precisions(precisions: Sequence[str]) -> None:
     for precision in precisions:
         if precision not in PRECISIONS:
             raise UsageError(f"precision is {precision!r}; wanted one of {', '.join(PRECISIONS)}")
-        if precision == "int8":
-            raise UsageError(
-                "int8 is not exported: it needs a calibration on real clips",
-                hint="export fp32, then tvlt-deploy quantize BUNDLE --clips DIR",
-            )
         if precision not in EXPORTED_PRECISIONS:
             raise UsageError(
-                f"this release does not export {precision}", hint=f"exported are {', '.join(EXPORTED_PRECISIONS)}"
+                f"{precision} is not exported: it needs a calibration on real clips",
+                hint="export fp32, then tvlt-deploy quantize BUNDLE --clips DIR",
             )
+    if not precisions:
+        raise UsageError(f"no precision is asked for; wanted some of {', '.join(EXPORTED_PRECISIONS)}")
 
 
 def _check_target(target: Path, checkpoint: Path, force: bool) -> None:
@@ -110,20 +108,21 @@ def export(
     checkpoint: a directory with `config.json` and weights; read, never changed.
     bundle: the directory to make. It is built beside its place and renamed: whole or absent.
     task: one of `tvlt_deploy.tasks.TASKS`; by default what the checkpoint's `architectures` name.
+    precisions: of `fp32`, `fp16` and `bf16`, each with a graph of its own; inputs and outputs are float32 in all.
     weights: keep `model.safetensors` in the bundle (the `torch` backend and later verification need it).
     verify: run the verdicts and invariants of `tvlt_deploy.parity` on every graph; a miss raises `VerdictError` and
-        leaves no bundle.
+        leaves no bundle. bf16 runs on OpenVINO; without it, that graph's verdict stays "not run".
     force: replace a bundle that stands there.
     progress: called with a line of text at each step.
 
-    Raises `CheckpointError` for a checkpoint that does not load, `UsageError` for arguments that cannot be, and
-    `EnvironmentLackError` when torch or onnx is missing.
+    Raises `CheckpointError` for a checkpoint that does not load, `UsageError` for arguments that cannot be,
+    `VerdictError` also for weights that fp16 cannot hold, and `EnvironmentLackError` when torch or onnx is missing.
     """
     try:
         import onnx as onnx_package
         import torch
 
-        from tvlt_deploy.exporters import graph, onnx
+        from tvlt_deploy.exporters import graph, onnx, precision
         from tvlt_deploy.reference.weights import load_model, read_config
     except ImportError as error:
         raise EnvironmentLackError(
@@ -143,12 +142,13 @@ def export(
     with staged_directory(target, replace=force) as stage:
         model.save_pretrained(stage)
         _save_processors(Path(checkpoint), stage, config, progress)
-        forms = {STANDARD_FORM: graph.standard_attention, ONNXRUNTIME_CPU_FORM: graph.fused_attention}
-        graphs = {}
+        forms = {STANDARD_FORM: graph.standard_attention}
+        if "fp32" in precisions:
+            forms[ONNXRUNTIME_CPU_FORM] = graph.fused_attention
+        traced = {}
         for form, attention in forms.items():
             progress(f"tracing the fp32 graph, {form} form")
-            graphs[GRAPH_FILES[form]] = onnx.build_graph(model, chosen, attention, opset)
-        metadata = {"tvlt.task": chosen.name, "tvlt.precision": "fp32", "tvlt.config": json.dumps(config.to_dict())}
+            traced[form] = onnx.build_graph(model, chosen, attention, opset)
         receipts = {
             "skipped_keys": list(model.skipped_keys),
             "versions": {
@@ -157,13 +157,16 @@ def export(
                 "onnx": onnx_package.__version__,
             },
         }
-        progress("writing graphs and weights")
-        onnx.save_graphs(graphs, stage / "fp32", metadata)
-        del graphs, model
-        variants = [
-            Variant("fp32", form, f"fp32/{name}", (f"fp32/{name}", f"fp32/{onnx.WEIGHTS_FILE}"), opset, NOT_RUN)
-            for form, name in GRAPH_FILES.items()
-        ]
+        variants = []
+        for name in dict.fromkeys(precisions):
+            progress(f"writing the {name} graphs and weights")
+            graphs = traced if name == "fp32" else {STANDARD_FORM: precision.to_half(traced[STANDARD_FORM], name)}
+            metadata = {"tvlt.task": chosen.name, "tvlt.precision": name, "tvlt.config": json.dumps(config.to_dict())}
+            onnx.save_graphs({GRAPH_FILES[form]: graphs[form] for form in graphs}, stage / name, metadata)
+            for form in graphs:
+                path = f"{name}/{GRAPH_FILES[form]}"
+                variants.append(Variant(name, form, path, (path, f"{name}/{onnx.WEIGHTS_FILE}"), opset, NOT_RUN))
+        del graphs, traced, model
         write_manifest(stage, chosen, config, variants, receipts)
         if verify:
             from tvlt_deploy.parity import verify as run_verify

@@ -13,16 +13,20 @@ from tvlt_deploy.tasks import PRECISIONS
 
 PAIRS: dict[str, dict[str, tuple[str, ...]]] = {
     "torch": {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16")},
-    "onnxruntime": {"cpu": ("fp32",), "cuda": ("fp32",)},
+    "onnxruntime": {"cpu": ("fp32", "fp16", "int8"), "cuda": ("fp32", "fp16", "int8")},
+    "openvino": {"cpu": ("fp32", "bf16", "int8"), "cuda": ()},
 }
 """Backend -> kind of device -> the precisions it runs."""
+
+GRAPHS = {("openvino", "bf16"): "fp32"}
+"""(backend, precision) -> precision of the graph it reads, where that is another: OpenVINO computes fp32 in bf16."""
 
 BACKENDS = tuple(PAIRS)
 DEFAULT_BACKEND = "onnxruntime"
 DEFAULT_DEVICE = "cpu"
 DEFAULT_PRECISION = "fp32"
 
-_MODULES = {"torch": "tvlt_deploy.runtimes.torch", "onnxruntime": "tvlt_deploy.runtimes.onnxruntime"}
+_MODULES = {backend: f"tvlt_deploy.runtimes.{backend}" for backend in PAIRS}
 
 
 def parse_device(device: str) -> tuple[str, int]:
@@ -48,11 +52,21 @@ def check_pair(backend: str, device: str, precision: str) -> None:
         for other_kind, precisions in kinds.items()
         if precision in precisions
     ]
-    nearest = f"; {precision} runs with {elsewhere[0]}" if elsewhere else ""
+    here = PAIRS[backend][kind]
+    ways = [f"use --precision {here[0]}"] if here else []
+    ways += [f"{precision} runs with {elsewhere[0]}"] if elsewhere else []
     raise EnvironmentLackError(
-        f"{backend} on {kind} does not run {precision}; it runs {', '.join(PAIRS[backend][kind])}",
-        hint=f"use --precision {PAIRS[backend][kind][0]}{nearest}",
+        f"{backend} on {kind} does not run {precision}; it runs {', '.join(here) or 'nothing there'}",
+        hint="; ".join(ways),
     )
+
+
+def held_precisions(bundle: Bundle, backend: str, device: str = DEFAULT_DEVICE) -> tuple[str, ...]:
+    """The precisions that a backend can run of this bundle, in the order of `PAIRS`."""
+    kind, _ = parse_device(device)
+    if backend == "torch":
+        return PAIRS[backend][kind] if bundle.has_weights else ()
+    return tuple(p for p in PAIRS[backend][kind] if GRAPHS.get((backend, p), p) in bundle.precisions)
 
 
 def open_runtime(
