@@ -258,9 +258,10 @@ class Bundle:
     def replace_precisions(self, stage: Bundle, precisions: Iterable[str], entries: Mapping[str, Any]) -> None:
         """Move the graphs of `precisions` out of a staged bundle into this one, in place of those that stand here.
 
-        stage: a bundle on the same file system; a precision that it lacks is removed here. entries: become top-level
-        entries of the manifest. At every moment the manifest describes what stands there: old graphs leave it before
-        their files go, new ones enter it after theirs came. On failure everything is put back.
+        stage: a bundle on the same file system; a precision that it lacks is removed here, and so are the engines of
+        all of them. entries: become top-level entries of the manifest. At every moment the manifest describes what
+        stands there: old graphs leave it before their files go, new ones enter it after theirs came. On failure
+        everything is put back.
         """
         names = tuple(precisions)
 
@@ -269,7 +270,11 @@ class Bundle:
                 if entry["precision"] in names:
                     for file in entry["files"]:
                         manifest["files"].pop(file, None)
-            manifest["variants"] = [entry for entry in manifest["variants"] if entry["precision"] not in names]
+            for entry in manifest["engines"]:
+                if entry["precision"] in names:
+                    manifest["files"].pop(entry["path"], None)
+            for kind in ("variants", "engines"):
+                manifest[kind] = [entry for entry in manifest[kind] if entry["precision"] not in names]
             for entry in entries:
                 manifest.pop(entry, None)
 

@@ -101,6 +101,9 @@ def quantize(
     check_method(method, percentile)
     check_alpha(alpha)
     _check_arguments(precisions, count, max_unreadable)
+    for source in (clips, evaluation):
+        if isinstance(source, str | os.PathLike) and not os.path.isdir(source):
+            raise UsageError(f"{source} is not a folder", hint="name one that holds media files")
     opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
     for form in (STANDARD_FORM, ONNXRUNTIME_CPU_FORM):
         opened.check(opened.variant("fp32", form).files)
@@ -111,15 +114,15 @@ def quantize(
             module = inference_form(runtime.model, opened.task, standard_attention)
             names = linear_layers(module)
             layers = choose_layers(names, keep)
-            source = Source(clips, runtime, pipeline, count, max_unreadable)
+            seen = Source(clips, runtime, pipeline, count, max_unreadable)
             smoothed: dict[str, torch.Tensor] = {}
             if smooth:
-                smoothed = smooth_layers(module, observe(module, source, "smoothing", progress, counting=False), alpha)
-            observers = observe(module, source, "calibrating", progress, counting=method != "minmax")
+                smoothed = smooth_layers(module, observe(module, seen, "smoothing", progress, counting=False), alpha)
+            observers = observe(module, seen, "calibrating", progress, counting=method != "minmax")
             held_out = None if evaluation is None else Source(evaluation, runtime, pipeline, None, max_unreadable)
             receipt = {
                 "precisions": list(precisions),
-                **_clips_receipt(source, held_out, progress),
+                **_clips_receipt(seen, held_out, progress),
                 "method": method,
                 "percentile": percentile if method == "percentile" else None,
                 "smooth": alpha if smooth else None,
