@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 from tvlt_deploy import __version__
 from tvlt_deploy.config import CONFIG_FILE, TvltConfig
 from tvlt_deploy.errors import BundleError, ConfigError, UsageError
-from tvlt_deploy.files import sha256_of, sync_directory, write_json
+from tvlt_deploy.files import sha256_of, staged_file, sync_directory, write_json
 from tvlt_deploy.tasks import TASKS, Task
 
 MANIFEST_FILE = "manifest.json"
@@ -63,6 +63,38 @@ class Variant:
             "size": files[self.path]["size"],
             "opset": self.opset,
             "parity": dict(self.parity),
+        }
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A compiled engine of a bundle and what it needs to run.
+
+    engine: `tensorrt` or `tensorrt-rtx`; version: of that library, exactly. target: the GPUs, as `sm89` or
+    `sm86-sm89`, or `portable`. os: operating system and processor. source: the SHA-256 of the graph it was built from.
+    profiles: ranges of sizes (`tvlt_deploy.profiles`). receipt: what the build says of itself.
+    """
+
+    engine: str
+    version: str
+    target: str
+    os: str
+    precision: str
+    path: str
+    source: str
+    profiles: tuple[Mapping[str, Any], ...]
+    receipt: Mapping[str, Any]
+    verdict: Mapping[str, Any]
+
+    def to_dict(self, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """The manifest's entry; `sha256` and `size` are those of the engine file."""
+        return {
+            **{item.name: getattr(self, item.name) for item in fields(self)},
+            "profiles": [dict(profile) for profile in self.profiles],
+            "receipt": dict(self.receipt),
+            "verdict": dict(self.verdict),
+            "sha256": files[self.path]["sha256"],
+            "size": files[self.path]["size"],
         }
 
 
@@ -143,6 +175,7 @@ class Bundle:
             for variant in manifest["variants"]:
                 self._variant(variant)
                 paths += [variant["path"], *variant["files"]]
+            paths += [self._engine(entry).path for entry in manifest["engines"]]
             for path in paths:
                 if not isinstance(path, str):
                     raise TypeError(f"a path, which is {path!r}")
@@ -167,6 +200,18 @@ class Bundle:
             parity=dict(entry["parity"]),
         )
 
+    @staticmethod
+    def _engine(entry: Mapping[str, Any]) -> Engine:
+        values = {item.name: entry[item.name] for item in fields(Engine)}
+        return Engine(
+            **{
+                **values,
+                "profiles": tuple(dict(profile) for profile in entry["profiles"]),
+                "receipt": dict(entry["receipt"]),
+                "verdict": dict(entry["verdict"]),
+            }
+        )
+
     @cached_property
     def config(self) -> TvltConfig:
         """The model's configuration; the file is hashed before it is parsed."""
@@ -180,6 +225,11 @@ class Bundle:
     def variants(self) -> tuple[Variant, ...]:
         """All graphs."""
         return tuple(self._variant(entry) for entry in self.manifest["variants"])
+
+    @property
+    def engines(self) -> tuple[Engine, ...]:
+        """All compiled engines."""
+        return tuple(self._engine(entry) for entry in self.manifest["engines"])
 
     @property
     def precisions(self) -> tuple[str, ...]:
@@ -255,12 +305,33 @@ class Bundle:
         content = (self.directory / MANIFEST_FILE).read_bytes()
         self.digest, self.manifest = hashlib.sha256(content).hexdigest(), self._parse(content)
 
+    def add_engine(self, engine: Engine, content: bytes | memoryview) -> None:
+        """Write an engine into the bundle, in place of one of the same path. The manifest never names half a file."""
+
+        def drop(manifest: dict[str, Any]) -> None:
+            manifest["engines"] = [entry for entry in manifest["engines"] if entry["path"] != engine.path]
+            manifest["files"].pop(engine.path, None)
+
+        def add(manifest: dict[str, Any]) -> None:
+            manifest["files"][engine.path] = {"sha256": digest, "size": path.stat().st_size}
+            manifest["files"] = dict(sorted(manifest["files"].items()))
+            manifest["engines"].append(engine.to_dict(manifest["files"]))
+
+        path = self.path(engine.path)
+        with self._locked():
+            if path.exists():
+                self._change(drop)
+            with staged_file(path) as temporary:
+                temporary.write_bytes(content)
+                digest = sha256_of(temporary)
+            self._change(add)
+
     def replace_precisions(self, stage: Bundle, precisions: Iterable[str], entries: Mapping[str, Any]) -> None:
         """Move the graphs of `precisions` out of a staged bundle into this one, in place of those that stand here.
 
-        stage: a bundle on the same file system; a precision that it lacks is removed here, and so are the engines of
-        all of them. entries: become top-level entries of the manifest. At every moment the manifest describes what
-        stands there: old graphs leave it before their files go, new ones enter it after theirs came. On failure
+        stage: a bundle on the same file system; a precision that it lacks is removed here, and so are engines built
+        from graphs that go. entries: become top-level entries of the manifest. At every moment the manifest describes
+        what stands there: old graphs leave it before their files go, new ones enter it after theirs came. On failure
         everything is put back.
         """
         names = tuple(precisions)
@@ -313,11 +384,12 @@ class Bundle:
         sync_directory(target, files=False)
 
     def record_parity(self, path: str, parity: Mapping[str, Any]) -> None:
-        """Write a graph's verdict into the manifest."""
+        """Write a graph's or an engine's verdict into the manifest."""
 
         def change(manifest: dict[str, Any]) -> None:
-            for entry in manifest["variants"]:
-                if entry["path"] == path:
-                    entry["parity"] = dict(parity)
+            for key, entries in (("parity", manifest["variants"]), ("verdict", manifest["engines"])):
+                for entry in entries:
+                    if entry["path"] == path:
+                        entry[key] = dict(parity)
 
         self.update(change)

@@ -1,0 +1,148 @@
+"""What a build says of itself: the precision receipt, read from the table of layers that TensorRT prints.
+
+With `ProfilingVerbosity.DETAILED` one VERBOSE message of the build lists every kernel of the finished engine with the
+types it reads and writes. An engine with several profiles lists each kernel once for each of them (`_myl0_`, `_myl1_`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tvlt_deploy.errors import VerdictError
+
+COMPUTES = {"fp32": "Float", "fp16": "Half", "bf16": "BFloat16", "int8": "Int8", "fp8": "FP8"}
+"""Precision -> the table's name of its type."""
+
+_LAYER = re.compile(
+    r"Name: (?P<name>[^,]+), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], (?:Constants|Outputs)"
+)
+_TYPE = re.compile(r"(?:Datatype|Format/Datatype): (\w+)")
+_ATTENTION = re.compile(r"_gem[mv]_mha")
+_SCRATCH = re.compile(r"Max Scratch Memory: (\d+) bytes")
+_PROFILE = re.compile(r"_myl(\d+)_\d+$")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One kernel of an engine: its name, kind and the types of its inputs."""
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+
+    @property
+    def is_attention(self) -> bool:
+        """Whether this is scores, softmax and context in one."""
+        return _ATTENTION.search(self.name) is not None
+
+    @property
+    def is_product(self) -> bool:
+        """Whether this multiplies activations with something, alone or with what follows."""
+        return self.kind == "gemm" or "_Fc" in self.name
+
+    @property
+    def products(self) -> int:
+        """How many MatMuls of the graph it does: those of one input are merged."""
+        return self.name.count("+") + 1
+
+    @property
+    def profile(self) -> str:
+        """Which profile it belongs to."""
+        match = _PROFILE.search(self.name)
+        return match[1] if match else "0"
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What an engine is, for the profile that does worst.
+
+    fused_attention: attention blocks that are one kernel, of attention_blocks. gemm_types: matrix products by the type
+    they read. quantized_products: MatMuls done in int8 or fp8, of quantized_expected. scratch_bytes: working memory
+    for the largest shapes. kernels: of all profiles.
+    """
+
+    fused_attention: int
+    attention_blocks: int
+    gemm_types: Mapping[str, int]
+    quantized_products: int
+    quantized_expected: int
+    scratch_bytes: int
+    kernels: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the manifest."""
+        return asdict(self)
+
+
+def read_layers(messages: Iterable[str]) -> list[Layer]:
+    """The kernels of an engine from the messages of its build."""
+    layers = []
+    for message in messages:
+        if "LayerType: " in message:
+            for match in _LAYER.finditer(message):
+                layers.append(Layer(match["name"].strip(), match["kind"], tuple(_TYPE.findall(match["inputs"]))))
+    return layers
+
+
+def read_receipt(messages: Sequence[str], precision: str, attention_blocks: int, quantized: int) -> Receipt:
+    """The receipt of a build.
+
+    attention_blocks, quantized: how many attention blocks and quantized MatMuls the graph has. Raises `VerdictError`
+    when the messages hold no table.
+    """
+    layers = read_layers(messages)
+    if not layers:
+        raise VerdictError(
+            "the build printed no table of layers, so that its precision is not known",
+            hint="this release of TensorRT prints something else: try another",
+        )
+    profiles = sorted({layer.profile for layer in layers})
+    computed = COMPUTES[precision]
+    fused, done, types = [], [], []
+    for profile in profiles:
+        own = [layer for layer in layers if layer.profile == profile]
+        products = [layer for layer in own if layer.is_product]
+        fused.append(sum(layer.is_attention for layer in own))
+        done.append(sum(layer.products for layer in products if layer.inputs[:1] == (computed,)))
+        types.append(Counter(layer.inputs[0] for layer in products if layer.inputs))
+    worst = fused.index(min(fused))
+    return Receipt(
+        fused_attention=min(fused),
+        attention_blocks=attention_blocks,
+        gemm_types=dict(sorted(types[worst].items())),
+        quantized_products=min(done) if quantized else 0,
+        quantized_expected=quantized,
+        scratch_bytes=max((int(size) for text in messages for size in _SCRATCH.findall(text)), default=0),
+        kernels=len(layers),
+    )
+
+
+def check_receipt(receipt: Receipt, precision: str, allow_unfused: bool) -> None:
+    """Raise `VerdictError` when an engine does not compute in the precision asked for or its attention is not fused."""
+    found = ", ".join(f"{count} {kind}" for kind, count in receipt.gemm_types.items()) or "none"
+    wanted = COMPUTES[precision]
+    if receipt.quantized_expected:
+        if receipt.quantized_products < receipt.quantized_expected:
+            raise VerdictError(
+                f"{receipt.quantized_products} of {receipt.quantized_expected} quantized MatMuls compute in {wanted}; "
+                f"the products are {found}",
+                hint="the engine would be slower than it says: use --precision fp16",
+            )
+        foreign = {wanted, COMPUTES["fp16"]}
+    else:
+        foreign = {wanted}
+    if not receipt.gemm_types or set(receipt.gemm_types) - foreign:
+        raise VerdictError(
+            f"the engine's matrix products are {found}; wanted {' and '.join(sorted(foreign))} only",
+            hint="export the bundle again and build from that graph",
+        )
+    if receipt.fused_attention < receipt.attention_blocks and not allow_unfused:
+        raise VerdictError(
+            f"{receipt.fused_attention} of {receipt.attention_blocks} attention blocks are fused, which costs "
+            f"{receipt.scratch_bytes / 1e6:.0f} MB of working memory and much time",
+            hint="--allow-unfused builds it all the same",
+        )
