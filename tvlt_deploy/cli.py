@@ -24,14 +24,14 @@ import click
 from tvlt_deploy import __version__
 from tvlt_deploy.bundle import QUANTIZED
 from tvlt_deploy.errors import EnvironmentLackError, FileRefusedError, TvltError, UsageError
-from tvlt_deploy.runtimes import BACKENDS, DEFAULT_BACKEND, DEFAULT_DEVICE, DEFAULT_PRECISION
+from tvlt_deploy.runtimes import BACKENDS, DEFAULT_BACKEND, DEFAULT_DEVICE, DEFAULT_PRECISION, ENGINE_BACKENDS
 from tvlt_deploy.tasks import PRECISIONS, TASKS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from tvlt_deploy.batch import FileAnswer
-    from tvlt_deploy.bundle import Bundle
+    from tvlt_deploy.bundle import Bundle, Engine
     from tvlt_deploy.parity import Report
 
 INTERRUPTED = 130
@@ -143,6 +143,9 @@ _backends = click.option(
 )
 _precisions = click.option(
     "--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="Repeatable."
+)
+_trust = click.option(
+    "--trust-engine", metavar="SHA256", help="Run a TensorRT engine of this hash though it was not built here."
 )
 
 
@@ -300,10 +303,67 @@ def quantize(
 
 @_command
 @_bundle
+@click.option(
+    "--engine", required=True, type=click.Choice(ENGINE_BACKENDS), help="The library that compiles and runs it."
+)
+@click.option("--precision", required=True, type=click.Choice(PRECISIONS))
+@click.option(
+    "--profile",
+    "profiles",
+    multiple=True,
+    metavar="SIZES",
+    help="batch=1:1:4,frames=1:4:8,seconds=1:10:23.7 (least:fastest:most); repeatable; default all the model takes.",
+)
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="SM",
+    help="tensorrt-rtx: GPUs as 89 or SM89; repeatable; default any.",
+)
+@click.option("--allow-unfused", is_flag=True, help="Accept attention that is not fused; fp32 never is.")
+@_json
+def build(
+    bundle: Path,
+    engine: str,
+    precision: str,
+    profiles: tuple[str, ...],
+    targets: tuple[str, ...],
+    allow_unfused: bool,
+    as_json: bool,
+    progress: Progress,
+) -> None:
+    """Compile a graph of BUNDLE to a TensorRT engine and add it, with a receipt of what it computes in.
+
+    Example: tvlt-deploy build bundle --engine tensorrt-rtx --precision fp16 --target 89
+    """
+    from tvlt_deploy.bundle import Bundle
+    from tvlt_deploy.exporters.tensorrt import build as compile_engine
+
+    opened = Bundle(bundle)
+    made = compile_engine(
+        opened,
+        engine=engine,
+        precision=precision,
+        profiles=profiles,
+        targets=targets,
+        allow_unfused=allow_unfused,
+        progress=progress,
+    )
+    progress.done()
+    if as_json:
+        _print_json(made.to_dict(opened.manifest["files"]))
+    else:
+        _show_engines((made,), opened)
+
+
+@_command
+@_bundle
 @_backends
 @_precisions
 @_device
 @_threads
+@_trust
 @_json
 def verify(
     bundle: Path,
@@ -311,6 +371,7 @@ def verify(
     precisions: tuple[str, ...],
     device: str,
     threads: int | None,
+    trust_engine: str | None,
     as_json: bool,
     progress: Progress,
 ) -> None:
@@ -326,6 +387,7 @@ def verify(
         precisions=precisions or None,
         device=device,
         threads=threads,
+        trust_engine=trust_engine,
         progress=progress,
     )
     progress.done()
@@ -364,6 +426,7 @@ def _show_report(report: Report) -> None:
 @click.option("--precision", type=click.Choice(PRECISIONS), default=DEFAULT_PRECISION, show_default=True)
 @_device
 @_threads
+@_trust
 @click.option(
     "--format", "form", type=click.Choice(["table", "jsonl", "csv", "npy"]), default="table", show_default=True
 )
@@ -380,6 +443,7 @@ def run(
     precision: str,
     device: str,
     threads: int | None,
+    trust_engine: str | None,
     form: str,
     output: Path | None,
     strict: bool,
@@ -399,7 +463,7 @@ def run(
     sources = find_sources(media, audio)
     progress("opening the bundle")
     answers: list[FileAnswer] = []
-    with load(bundle, backend, device, precision, threads=threads) as pipeline:
+    with load(bundle, backend, device, precision, threads=threads, trust_engine=trust_engine) as pipeline:
         for answer in answer_files(pipeline, sources, start=start, duration=duration, strict=strict):
             progress(f"{len(answers) + 1}/{len(sources)} {answer.media.name}")
             progress.done()
@@ -596,6 +660,23 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
             for v in bundle.variants
         ),
     )
+    _show_engines(bundle.engines, bundle)
+
+
+def _show_engines(engines: Iterable[Engine], bundle: Bundle) -> None:
+    for engine in engines:
+        receipt, file = engine.receipt, bundle.manifest["files"][engine.path]
+        products = ", ".join(f"{count} {kind}" for kind, count in receipt["gemm_types"].items())
+        click.echo(f"engine   {engine.path}, {file['size'] / 1e6:.1f} MB, SHA-256 {file['sha256']}")
+        click.echo(f"  needs     {engine.engine} {engine.version} on {engine.os}, {engine.target}")
+        for profile in engine.profiles:
+            sizes = ", ".join(f"{name} {':'.join(map(str, span))}" for name, span in profile.items())
+            click.echo(f"  takes     {sizes}")
+        click.echo(
+            f"  attention {receipt['fused_attention']} of {receipt['attention_blocks']} blocks fused; "
+            f"products {products}; {receipt['scratch_bytes'] / 1e6:.0f} MB of working memory"
+        )
+        click.echo(f"  verdict   {engine.verdict['verdict']}")
 
 
 def _worst(rows: Iterable[dict[str, Any]]) -> str:

@@ -19,7 +19,7 @@ from tvlt_deploy.bundle import NOT_RUN, Bundle
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import EnvironmentLackError, UsageError, VerdictError
 from tvlt_deploy.noise import masking_noise
-from tvlt_deploy.runtimes import DEFAULT_BACKEND, check_pair, held_precisions, open_runtime
+from tvlt_deploy.runtimes import DEFAULT_BACKEND, ENGINE_BACKENDS, check_pair, held_precisions, open_runtime
 from tvlt_deploy.runtimes.base import Runtime
 from tvlt_deploy.tasks import TOLERANCES, Task, Tolerance
 
@@ -391,9 +391,12 @@ def verify(
     precisions: Sequence[str] | None = None,
     device: str = "cpu",
     threads: int | None = None,
+    trust_engine: str | None = None,
     progress: Progress = lambda message: None,
 ) -> Report:
     """Measure every graph of a bundle on every backend asked for against the torch reference in fp32.
+
+    trust_engine: for TensorRT, the SHA-256 of an engine that was not built here.
 
     All files are hashed first. Verdicts of CPU graphs are written into the manifest where the bundle can be written.
     Raises `BundleError` for altered files, `UsageError` for a bundle without weights or precisions it does not hold,
@@ -419,9 +422,11 @@ def verify(
     for target in targets:
         verdict = Verdict(target.backend, target.device, target.precision, target.form, target.path)
         limits = TOLERANCES[target.precision]
-        with open_runtime(
-            opened, target.backend, target.device, target.precision, threads=threads, **target.options
-        ) as runtime:
+        options = {**target.options, "threads": threads}
+        if target.backend in ENGINE_BACKENDS:
+            options["trust_engine"] = trust_engine
+        with open_runtime(opened, target.backend, target.device, target.precision, **options) as runtime:
+            verdict.path = getattr(runtime, "path", target.path)  # which of several engines it is
             found = []
             for index, case in enumerate(cases, 1):
                 progress(f"{verdict.name} {index}/{len(cases)}: {case.name}")
@@ -433,6 +438,7 @@ def verify(
             progress(f"{verdict.name}: range")
             verdict.rows.append(_range_row(opened.path(target.path), cases, threads))
         report.verdicts.append(verdict)
-        if target.path is not None and target.device == "cpu" and os.access(opened.directory, os.W_OK):
-            opened.record_parity(target.path, verdict.to_dict())
+        kept = target.device == "cpu" or target.backend in ENGINE_BACKENDS
+        if verdict.path is not None and kept and os.access(opened.directory, os.W_OK):
+            opened.record_parity(verdict.path, verdict.to_dict())
     return report

@@ -296,12 +296,14 @@ def load(
     *,
     threads: int | None = None,
     allow_fallback: bool = False,
+    trust_engine: str | None = None,
 ) -> Pipeline:
     """Open a bundle for answering. Every file that is opened is hashed first.
 
     backend, device, precision: what runs is what was asked for; see `tvlt_deploy.runtimes.open_runtime` for errors.
     threads: CPU threads of the engine, default all cores.
     allow_fallback: accept the CPU when the device cannot be had.
+    trust_engine: for TensorRT, the SHA-256 of an engine that was not built here: an engine is code.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
     if PREPROCESSOR_FILE not in opened.manifest["files"]:
@@ -311,5 +313,8 @@ def load(
         )
     opened.check([PREPROCESSOR_FILE, CONFIG_FILE])
     processor = TvltProcessor.from_pretrained(opened.directory)
-    runtime = open_runtime(opened, backend, device, precision, threads=threads, allow_fallback=allow_fallback)
+    options = {} if trust_engine is None else {"trust_engine": trust_engine}
+    runtime = open_runtime(
+        opened, backend, device, precision, threads=threads, allow_fallback=allow_fallback, **options
+    )
     return Pipeline(opened, runtime, processor)

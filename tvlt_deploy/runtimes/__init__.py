@@ -15,6 +15,8 @@ PAIRS: dict[str, dict[str, tuple[str, ...]]] = {
     "torch": {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16")},
     "onnxruntime": {"cpu": ("fp32", "fp16", "int8"), "cuda": ("fp32", "fp16", "int8")},
     "openvino": {"cpu": ("fp32", "bf16", "int8"), "cuda": ()},
+    "tensorrt": {"cpu": (), "cuda": ("fp16", "bf16", "int8", "fp8", "fp32")},
+    "tensorrt-rtx": {"cpu": (), "cuda": ("fp16", "bf16", "int8", "fp8", "fp32")},
 }
 """Backend -> kind of device -> the precisions it runs."""
 
@@ -26,7 +28,11 @@ DEFAULT_BACKEND = "onnxruntime"
 DEFAULT_DEVICE = "cpu"
 DEFAULT_PRECISION = "fp32"
 
+ENGINE_BACKENDS = ("tensorrt", "tensorrt-rtx")
+"""Backends that run compiled engines, not graphs."""
+
 _MODULES = {backend: f"tvlt_deploy.runtimes.{backend}" for backend in PAIRS}
+_MODULES["tensorrt-rtx"] = _MODULES["tensorrt"]
 
 
 def parse_device(device: str) -> tuple[str, int]:
@@ -48,12 +54,12 @@ def check_pair(backend: str, device: str, precision: str) -> None:
         return
     elsewhere = [
         f"{other} on {other_kind}"
-        for other, kinds in PAIRS.items()
+        for other, kinds in sorted(PAIRS.items(), key=lambda item: item[0] != backend)  # the same one first
         for other_kind, precisions in kinds.items()
         if precision in precisions
     ]
     here = PAIRS[backend][kind]
-    ways = [f"use --precision {here[0]}"] if here else []
+    ways = [f"use --precision {here[0]}" if here else "use another --device"]
     ways += [f"{precision} runs with {elsewhere[0]}"] if elsewhere else []
     raise EnvironmentLackError(
         f"{backend} on {kind} does not run {precision}; it runs {', '.join(here) or 'nothing there'}",
@@ -66,6 +72,10 @@ def held_precisions(bundle: Bundle, backend: str, device: str = DEFAULT_DEVICE) 
     kind, _ = parse_device(device)
     if backend == "torch":
         return PAIRS[backend][kind] if bundle.has_weights else ()
+    if backend in ENGINE_BACKENDS:
+        return tuple(
+            p for p in PAIRS[backend][kind] if (backend, p) in {(e.engine, e.precision) for e in bundle.engines}
+        )
     return tuple(p for p in PAIRS[backend][kind] if GRAPHS.get((backend, p), p) in bundle.precisions)
 
 
@@ -78,7 +88,8 @@ def open_runtime(
 ) -> Runtime:
     """The runtime of a backend on a bundle, ready to run.
 
-    options: `threads` (CPU threads, default all cores), `allow_fallback` (accept the CPU when a device cannot be had).
+    options: `threads` (CPU threads, default all cores), `allow_fallback` (accept the CPU when a device cannot be had);
+    for engines `trust_engine` (the SHA-256 of one that was not built here) and `cuda_graphs`.
     Raises `UsageError` and `EnvironmentLackError` as `check_pair` does, `EnvironmentLackError` for a package or device
     that is missing, and `BundleError` for files that do not match the manifest.
     """
@@ -86,5 +97,9 @@ def open_runtime(
     threads = options.get("threads")
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise UsageError(f"threads is {threads!r}; wanted an int of at least 1")
+    if backend in ENGINE_BACKENDS:
+        options["backend"] = backend
+    elif options.pop("trust_engine", None) is not None:
+        raise UsageError(f"trust_engine is for {' and '.join(ENGINE_BACKENDS)}; the backend is {backend}")
     runtime: Runtime = importlib.import_module(_MODULES[backend]).open(bundle, device, precision, **options)
     return runtime

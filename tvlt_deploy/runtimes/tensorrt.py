@@ -1,0 +1,374 @@
+"""TensorRT and TensorRT-RTX engines, without torch: one execution context and one stream for each calling thread.
+
+Nothing is allocated while answering: a thread's buffers have the size of the largest profile. Inputs go through pinned
+memory; those that live on the device already (`__cuda_array_interface__`) are read where they are.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tvlt_deploy.bundle import Bundle, Engine
+from tvlt_deploy.cache import user_cache
+from tvlt_deploy.engines import find_engine, load_library
+from tvlt_deploy.errors import BundleError, EnvironmentLackError, InputError
+from tvlt_deploy.files import staged_file
+from tvlt_deploy.profiles import Profile, axis_sizes, shape_of
+from tvlt_deploy.runtimes.base import Closing, check_feeds
+from tvlt_deploy.runtimes.cuda import Cuda
+from tvlt_deploy.trust import check_trust
+
+MAX_GRAPHS = 8
+"""CUDA graphs kept by each thread, one for each set of sizes; the one unused for longest goes first."""
+
+Sizes = tuple[int, int, int]
+"""(batch, frames, rows)."""
+
+
+@dataclass
+class _Buffer:
+    """Memory of one input or output at its largest: on the device, and pinned on the host."""
+
+    device: int
+    pinned: int
+    host: np.ndarray
+
+
+class _Lane:
+    """What one thread runs on: a context, a stream, buffers, and the CUDA graphs it recorded."""
+
+    def __init__(self, cuda: Cuda, context: Any, largest: Mapping[str, int], graphs: bool) -> None:
+        self.cuda, self.context, self.record = cuda, context, graphs
+        self.stream = 0
+        self.buffers: dict[str, _Buffer] = {}
+        self.profile: int | None = None
+        self.graphs: OrderedDict[Sizes, Any] = OrderedDict()
+        self.seen: Sizes | None = None
+        try:
+            self.stream = cuda.create_stream()
+            for name, count in largest.items():
+                device = cuda.allocate(count * 4)
+                self.buffers[name] = _Buffer(device, 0, np.empty(0, np.float32))
+                pinned, host = cuda.allocate_pinned(count)
+                self.buffers[name] = _Buffer(device, pinned, host)
+        except BaseException:
+            self.close()
+            raise
+
+    def run(
+        self,
+        profile: int,
+        sizes: Sizes,
+        inputs: Mapping[str, np.ndarray | _OnDevice],
+        outputs: Mapping[str, tuple[int, ...]],
+    ) -> dict[str, np.ndarray]:
+        """Answers of one batch."""
+        self.cuda.use()
+        here = all(isinstance(value, np.ndarray) for value in inputs.values())
+        if not here:
+            self.cuda.wait_for_all()  # whoever writes those arrays may do so on another stream
+        if profile != self.profile:
+            self._select(profile)
+        for name, value in inputs.items():
+            self._bind(name, value)
+        for name in outputs:
+            self._address(name, self.buffers[name].device)
+        self._start(sizes, replay=self.record and here)
+        for name, shape in outputs.items():
+            buffer = self.buffers[name]
+            self.cuda.copy_to_host(buffer.pinned, buffer.device, math.prod(shape) * 4, self.stream)
+        self.cuda.wait(self.stream)
+        return {
+            name: self.buffers[name].host[: math.prod(shape)].reshape(shape).copy() for name, shape in outputs.items()
+        }
+
+    def _select(self, profile: int) -> None:
+        if not self.context.set_optimization_profile_async(profile, self.stream):
+            raise EnvironmentLackError(f"the engine refuses its profile {profile}", hint="build the engine again")
+        self.cuda.wait(self.stream)
+        self.profile, self.seen = profile, None
+        self._forget_graphs()
+
+    def _bind(self, name: str, value: np.ndarray | _OnDevice) -> None:
+        if not self.context.set_input_shape(name, value.shape):
+            raise EnvironmentLackError(
+                f"the engine refuses {name} of shape {value.shape}, which its profile holds",
+                hint="build the engine again",
+            )
+        if isinstance(value, _OnDevice):
+            self._address(name, value.pointer)
+            return
+        buffer = self.buffers[name]
+        np.copyto(buffer.host[: value.size], value.reshape(-1))
+        self.cuda.copy_to_device(buffer.device, buffer.pinned, value.nbytes, self.stream)
+        self._address(name, buffer.device)
+
+    def _address(self, name: str, pointer: int) -> None:
+        if not self.context.set_tensor_address(name, pointer):
+            raise EnvironmentLackError(f"the engine refuses the memory of {name}", hint="build the engine again")
+
+    def _start(self, sizes: Sizes, replay: bool) -> None:
+        """Run once on the stream; with `replay`, sizes that come a second time are recorded and then repeated."""
+        if replay and sizes in self.graphs:
+            self.graphs.move_to_end(sizes)
+            self.cuda.launch(self.graphs[sizes], self.stream)
+            return
+        if replay and self.seen == sizes:  # run once before, so that nothing is set up while recording
+            self.cuda.begin_capture(self.stream)
+            try:
+                self._enqueue()
+            finally:
+                graph = self.cuda.end_capture(self.stream)
+            self.graphs[sizes] = graph
+            if len(self.graphs) > MAX_GRAPHS:
+                self.cuda.destroy_graph(self.graphs.popitem(last=False)[1])
+            self.cuda.launch(graph, self.stream)
+            return
+        self._enqueue()
+        self.seen = sizes
+
+    def _enqueue(self) -> None:
+        if not self.context.execute_async_v3(self.stream):
+            raise EnvironmentLackError("the engine failed to run", hint="tvlt-deploy verify BUNDLE shows at which size")
+
+    def _forget_graphs(self) -> None:
+        while self.graphs:
+            self.cuda.destroy_graph(self.graphs.popitem()[1])
+
+    def close(self) -> None:
+        """Return everything; the context goes before the memory it points to."""
+        self.cuda.use()
+        if self.stream:
+            self.cuda.wait(self.stream)
+        self._forget_graphs()
+        self.context = None
+        for buffer in self.buffers.values():
+            self.cuda.free(buffer.device)
+            if buffer.pinned:
+                self.cuda.free_pinned(buffer.pinned)
+        self.buffers = {}
+        if self.stream:
+            self.cuda.destroy_stream(self.stream)
+            self.stream = 0
+
+
+@dataclass(frozen=True)
+class _OnDevice:
+    """A float32 array on the device, kept alive by its owner."""
+
+    shape: tuple[int, ...]
+    pointer: int
+    owner: Any
+
+
+def _on_device(name: str, value: Any) -> _OnDevice | None:
+    """The device array that an object is, if it is one; torch, cupy and numba arrays say so of themselves."""
+    interface = getattr(value, "__cuda_array_interface__", None)
+    if interface is None:
+        return None
+    if interface["typestr"] != "<f4":
+        raise InputError(f"{name} on the device is {interface['typestr']}; wanted float32 ('<f4')")
+    shape = tuple(interface["shape"])
+    strides = interface.get("strides")
+    dense = tuple(4 * math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    if strides is not None and tuple(strides) != dense:
+        raise InputError(f"{name} on the device has strides {tuple(strides)}; wanted a contiguous array, {dense}")
+    return _OnDevice(shape, int(interface["data"][0]), value)
+
+
+class TensorRtRuntime(Closing):
+    """One engine; see `tvlt_deploy.runtimes.base.Runtime`. Calls from several threads run side by side.
+
+    path: of the engine file in the bundle. profiles: what it takes.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        record: Engine,
+        engine: Any,
+        cuda: Cuda,
+        device: str,
+        *,
+        configure: Callable[[Any], Any] | None = None,
+        finish: Callable[[], None] = lambda: None,
+        cuda_graphs: bool = False,
+    ) -> None:
+        self.task, self.config = bundle.task, bundle.config
+        self.backend, self.device, self.precision = record.engine, device, record.precision
+        self.path = record.path
+        self.inputs, self.outputs = self.task.inputs(self.config), self.task.outputs(self.config)
+        self.profiles = tuple(Profile.from_dict(profile) for profile in record.profiles)
+        self._engine, self._cuda, self._cuda_graphs = engine, cuda, cuda_graphs
+        self._configure, self._finish = configure, finish
+        self._lanes: dict[threading.Thread, _Lane] = {}
+        self._lock = threading.Lock()
+        self._largest = self._largest_sizes()
+
+    def _largest_sizes(self) -> dict[str, int]:
+        sizes = [profile.sizes(self.config)[2] for profile in self.profiles]
+        specs = {**self.inputs, **self.outputs}
+        return {name: max(math.prod(shape_of(spec.shape, point)) for point in sizes) for name, spec in specs.items()}
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """As `Runtime.run`; arrays on the device are read in place. Raises `InputError` for sizes no profile holds."""
+        if self._engine is None:
+            raise InputError("this runtime is closed", hint="open it again")
+        on_device = {name: array for name, value in feeds.items() if (array := _on_device(name, value)) is not None}
+        stand_ins = {name: np.empty(array.shape, np.float32) for name, array in on_device.items()}  # for their shape
+        arrays: dict[str, Any] = {**check_feeds({**feeds, **stand_ins}, self.inputs, self.config), **on_device}
+        batch, frames = arrays["pixel_values"].shape[:2]
+        sizes = (batch, frames, arrays["audio_values"].shape[2])
+        profile = self._pick(sizes)
+        points = axis_sizes(self.config, *sizes)
+        outputs = {name: shape_of(spec.shape, points) for name, spec in self.outputs.items()}
+        return self._lane().run(profile, sizes, arrays, outputs)
+
+    def _pick(self, sizes: Sizes) -> int:
+        """The profile that holds these sizes and is fastest nearest to them."""
+        fitting = [index for index, profile in enumerate(self.profiles) if profile.holds(*sizes)]
+        if not fitting:
+            held = "; ".join(str(profile) for profile in self.profiles)
+            raise InputError(
+                f"the engine takes no batch of {sizes[0]} with {sizes[1]} frames and {sizes[2]} rows; it takes {held}",
+                hint="build an engine with a wider --profile",
+            )
+        return min(fitting, key=lambda index: self.profiles[index].distance(*sizes))
+
+    def _lane(self) -> _Lane:
+        """The calling thread's lane; those of threads that have ended are returned."""
+        me = threading.current_thread()
+        with self._lock:
+            for thread in [thread for thread in self._lanes if not thread.is_alive()]:
+                self._lanes.pop(thread).close()
+            if me not in self._lanes:
+                self._cuda.use()
+                self._lanes[me] = _Lane(self._cuda, self._context(), self._largest, self._cuda_graphs)
+            return self._lanes[me]
+
+    def _context(self) -> Any:
+        if self._configure is None:
+            context = self._engine.create_execution_context()
+        else:
+            context = self._engine.create_execution_context(self._configure(self._engine))
+        if context is None:
+            raise EnvironmentLackError(
+                f"no execution context for {self.path}: the GPU lacks memory",
+                hint="close other programs on the GPU, or build with a smaller --profile",
+            )
+        return context
+
+    def close(self) -> None:
+        """Return the lanes of all threads, none of which may be running, and the engine."""
+        with self._lock:
+            lanes, self._lanes = list(self._lanes.values()), {}
+            for lane in lanes:
+                lane.close()
+            if self._engine is not None:
+                self._finish()
+            self._engine = None
+
+
+# Opening -------------------------------------------------------------------------------------------------------------
+
+
+def open(
+    bundle: Bundle,
+    device: str,
+    precision: str,
+    threads: int | None = None,
+    allow_fallback: bool = False,
+    backend: str = "tensorrt",
+    trust_engine: str | None = None,
+    cuda_graphs: bool = False,
+) -> TensorRtRuntime:
+    """Load the engine of a precision that fits this machine.
+
+    trust_engine: the SHA-256 of an engine, or of the manifest of a bundle, that was not built here.
+    cuda_graphs: record the work of sizes that come again, and repeat it.
+    threads, allow_fallback: as for every runtime; an engine has no CPU threads and nothing to fall back to.
+
+    Raises, in this order and before the library sees a byte of the engine: `EnvironmentLackError` for a missing
+    library, `UsageError` or `EnvironmentLackError` when no engine is for this library and system,
+    `EnvironmentLackError` without a GPU and when none is for this one, `FileRefusedError` for one that is not trusted,
+    `BundleError` for one that was altered.
+    """
+    library = load_library(backend)
+    find_engine(bundle, backend, precision, library.__version__)
+    cuda = Cuda(int(device.partition(":")[2] or 0))
+    record = find_engine(bundle, backend, precision, library.__version__, cuda.capability)
+    check_trust(bundle, record.path, trust_engine)
+    bundle.check([record.path])
+    content = bundle.path(record.path).read_bytes()
+    return load(bundle, record, content, library, cuda, device, cuda_graphs)
+
+
+def load(
+    bundle: Bundle, record: Engine, content: bytes, library: Any, cuda: Cuda, device: str, cuda_graphs: bool
+) -> TensorRtRuntime:
+    """Deserialize an engine that was checked. Raises `BundleError` with the library's reasons when it refuses."""
+    said: list[str] = []
+    runtime = library.Runtime(_logger(library, said))
+    engine = runtime.deserialize_cuda_engine(content)
+    if engine is None:
+        raise BundleError(
+            f"{record.engine} {record.version} refuses {bundle.path(record.path)}: {'; '.join(said) or 'no reason'}",
+            hint=f"tvlt-deploy build {bundle.directory} --engine {record.engine} --precision {record.precision}",
+        )
+    if not hasattr(library.IRuntimeConfig, "create_runtime_cache"):
+        return TensorRtRuntime(bundle, record, engine, cuda, device, cuda_graphs=cuda_graphs)
+    digest = bundle.manifest["files"][record.path]["sha256"]
+    name = f"{digest}-sm{cuda.capability}-{record.version}-cuda{cuda.version}.bin"
+    kernels = _KernelCache(library, engine, user_cache("kernels") / name, cuda_graphs)
+    return TensorRtRuntime(
+        bundle, record, engine, cuda, device, configure=kernels.configure, finish=kernels.save
+    )  # TensorRT-RTX records CUDA graphs by itself
+
+
+class _KernelCache:
+    """TensorRT-RTX compiles kernels on the GPU that runs them; the user's cache keeps them for the next start."""
+
+    def __init__(self, library: Any, engine: Any, path: Path, cuda_graphs: bool) -> None:
+        self.path = path
+        self.config = engine.create_runtime_config()
+        self.cache = self.config.create_runtime_cache()
+        self.before = path.read_bytes() if path.is_file() else b""
+        if self.before:
+            self.cache.deserialize(self.before)  # one that does not fit is left aside
+        self.config.set_runtime_cache(self.cache)
+        strategies = library.CudaGraphStrategy
+        self.config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE if cuda_graphs else strategies.DISABLED
+
+    def configure(self, engine: Any) -> Any:
+        """What a new context is made with."""
+        return self.config
+
+    def save(self) -> None:
+        """Keep what was compiled meanwhile."""
+        content = bytes(self.cache.serialize())
+        if content != self.before:
+            with staged_file(self.path) as temporary:
+                temporary.write_bytes(content)
+
+
+def _logger(library: Any, said: list[str]) -> Any:
+    """A logger that keeps warnings and errors."""
+    serious: Sequence[str] = ("WARNING", "ERROR", "INTERNAL_ERROR")
+
+    class Logger(library.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity.name in serious:
+                said.append(message)
+
+    return Logger()
