@@ -226,10 +226,10 @@ class _Build:
             return builder.build_serialized_network(network, config)
 
     def _optimization_profile(self, builder: Any, profile: Profile) -> Any:
-        made = builder.create_optimization_profile()
+        ranges = builder.create_optimization_profile()
         for name, shapes in profile.input_shapes(self.bundle.task, self.bundle.config).items():
-            made.set_shape(name, *shapes)
-        return made
+            ranges.set_shape(name, *shapes)
+        return ranges
 
     def _capability(self, capability: int) -> Any:
         known = self.library.ComputeCapability.__members__
