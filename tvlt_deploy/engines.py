@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -39,6 +40,39 @@ def load_library(engine: str) -> ModuleType:
             f"{engine} {library.__version__} has no IRuntimeConfig", hint="wanted: tensorrt 10.13 or newer"
         )
     return library
+
+
+Listener = Callable[[str, str], None]
+"""(severity, message)."""
+
+_loggers: dict[str, Any] = {}
+_listeners: dict[str, list[Listener]] = {}
+
+
+@contextmanager
+def listening(library: Any, listener: Listener) -> Iterator[Any]:
+    """The library's logger, with `listener` hearing all that it is told meanwhile.
+
+    There is one for the whole process: TensorRT keeps the first logger it is given, and a second goes unheard.
+    """
+    name = library.__name__
+    listeners = _listeners.setdefault(name, [])
+    if name not in _loggers:
+
+        class Logger(library.ILogger):  # type: ignore[misc]
+            def __init__(self) -> None:
+                super().__init__()
+
+            def log(self, severity: Any, message: str) -> None:
+                for hear in tuple(listeners):
+                    hear(severity.name, message)
+
+        _loggers[name] = Logger()
+    listeners.append(listener)
+    try:
+        yield _loggers[name]
+    finally:
+        listeners.remove(listener)
 
 
 def builds_for_targets(library: Any) -> bool:

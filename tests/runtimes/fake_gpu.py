@@ -228,6 +228,7 @@ class FakeLibrary(SimpleNamespace):
                 return engine
 
         super().__init__(
+            __name__=f"fake {id(self)}",
             __version__=version,
             ILogger=object,
             IRuntimeConfig=FakeConfig if rtx else object,

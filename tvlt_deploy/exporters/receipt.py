@@ -18,7 +18,7 @@ COMPUTES = {"fp32": "Float", "fp16": "Half", "bf16": "BFloat16", "int8": "Int8",
 """Precision -> the table's name of its type."""
 
 _LAYER = re.compile(
-    r"Name: (?P<name>[^,]+), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], (?:Constants|Outputs)"
+    r"Name: (?P<name>[^,\n]+), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], (?:Constants|Outputs)"
 )
 _TYPE = re.compile(r"(?:Datatype|Format/Datatype): (\w+)")
 _ATTENTION = re.compile(r"_gem[mv]_mha")

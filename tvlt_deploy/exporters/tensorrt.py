@@ -21,6 +21,7 @@ from tvlt_deploy.engines import (
     builds_for_targets,
     capabilities,
     check_precision,
+    listening,
     load_library,
     operating_system,
     target_name,
@@ -39,6 +40,9 @@ Progress = Callable[[str], None]
 HARMLESS = ("CUDA lazy loading is not enabled",)
 """Warnings of a build that mean nothing for the engine; any other is an error."""
 INCONSISTENT = "not self-consistent"
+
+_building = threading.Lock()
+"""One build at a time: the library's messages do not say which one they are of."""
 
 
 def build(
@@ -178,29 +182,35 @@ class _Build:
     def run(self) -> memoryview:
         """The engine's bytes. Raises as `build`; a KeyboardInterrupt cancels the build first."""
         outcome: list[Any] = []
-        worker = threading.Thread(target=lambda: outcome.append(self._guarded()), name="tvlt-deploy build")
-        worker.start()
+        done = threading.Event()
+
+        def work() -> None:
+            try:
+                outcome.append(self._compile())
+            except BaseException as error:  # raised again in the thread that waits
+                outcome.append(error)
+            finally:
+                done.set()
+
+        threading.Thread(target=work, name="tvlt-deploy build").start()
         try:
-            while worker.is_alive():
-                worker.join(0.2)
+            while not done.wait(0.2):
+                pass
         except BaseException:
             self.cancelled.set()
-            worker.join()
+            done.wait()
             raise
         if isinstance(outcome[0], BaseException):
             raise outcome[0]
         self._check_log(outcome[0])
         return memoryview(outcome[0])
 
-    def _guarded(self) -> Any:
-        try:
-            return self._compile()
-        except BaseException as error:  # raised again in the thread that waits
-            return error
-
     def _compile(self) -> Any:
+        with _building, listening(self.library, lambda *entry: self.log.append(entry)) as logger:
+            return self._build(logger)
+
+    def _build(self, logger: Any) -> Any:
         trt = self.library
-        logger = _logger(trt, self.log)
         builder = trt.Builder(logger)
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, logger)
@@ -253,19 +263,6 @@ class _Build:
                 f"{self.title} warned: {'; '.join(warnings)}",
                 hint="the engine may fail or answer wrongly at some size: change --profile",
             )
-
-
-def _logger(trt: Any, log: list[tuple[str, str]]) -> Any:
-    """A logger that keeps everything, the verbose table of layers included."""
-
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-
-        def log(self, severity: Any, message: str) -> None:
-            log.append((severity.name, message))
-
-    return Logger()
 
 
 def _monitor(trt: Any, title: str, progress: Progress, cancelled: threading.Event) -> Any:

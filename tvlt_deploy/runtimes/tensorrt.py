@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 
 from tvlt_deploy.bundle import Bundle, Engine
 from tvlt_deploy.cache import user_cache
-from tvlt_deploy.engines import find_engine, load_library
+from tvlt_deploy.engines import find_engine, listening, load_library
 from tvlt_deploy.errors import BundleError, EnvironmentLackError, InputError
 from tvlt_deploy.files import staged_file
 from tvlt_deploy.profiles import Profile, axis_sizes, shape_of
@@ -316,8 +316,14 @@ def load(
 ) -> TensorRtRuntime:
     """Deserialize an engine that was checked. Raises `BundleError` with the library's reasons when it refuses."""
     said: list[str] = []
-    runtime = library.Runtime(_logger(library, said))
-    engine = runtime.deserialize_cuda_engine(content)
+
+    def hear(severity: str, message: str) -> None:
+        if severity in ("WARNING", "ERROR", "INTERNAL_ERROR"):
+            said.append(message)
+
+    with listening(library, hear) as logger:
+        runtime = library.Runtime(logger)
+        engine = runtime.deserialize_cuda_engine(content)
     if engine is None:
         raise BundleError(
             f"{record.engine} {record.version} refuses {bundle.path(record.path)}: {'; '.join(said) or 'no reason'}",
@@ -357,18 +363,3 @@ class _KernelCache:
         if content != self.before:
             with staged_file(self.path) as temporary:
                 temporary.write_bytes(content)
-
-
-def _logger(library: Any, said: list[str]) -> Any:
-    """A logger that keeps warnings and errors."""
-    serious: Sequence[str] = ("WARNING", "ERROR", "INTERNAL_ERROR")
-
-    class Logger(library.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity.name in serious:
-                said.append(message)
-
-    return Logger()
