@@ -71,10 +71,13 @@ def open(
     form = ONNXRUNTIME_CPU_FORM if precision == "int8" else STANDARD_FORM
     variant = bundle.variant(graph or GRAPHS.get(("openvino", precision), precision), form)
     bundle.check(variant.files)
+    # OpenVINO 2026.4 names a cached model without the precision it was compiled for: an fp32 model taken for bf16 gives
+    # NaN or a crash. So each precision has a folder of its own.
+    cache = bundle_cache(bundle, "openvino", f"{variant.precision}-as-{precision}-{threads or 'all'}-threads")
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": _HINTS[precision],
         "PERFORMANCE_HINT": "LATENCY",
-        "CACHE_DIR": str(bundle_cache(bundle, "openvino")),
+        "CACHE_DIR": str(cache),
     }
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
