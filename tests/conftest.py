@@ -48,9 +48,7 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pat
 
 
 @pytest.fixture(scope="session")
-def bundle_of(
-    checkpoint_of: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Bundle]:
+def bundle_of(checkpoint_of: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
     """(task, configuration changes) -> a bundle that was exported and verified."""
     made: dict[str, Bundle] = {}
 
@@ -122,8 +120,12 @@ def traced_already(bundle_of: Callable[..., Bundle], monkeypatch: pytest.MonkeyP
     from tvlt_deploy.exporters import GRAPH_FILES, graph, onnx
 
     form_of = {graph.standard_attention: STANDARD_FORM, graph.fused_attention: ONNXRUNTIME_CPU_FORM}
+    trace = onnx.build_graph
 
     def load(model: Any, task: Any, attention: Any, opset: int = onnx.DEFAULT_OPSET) -> Any:
-        return onnx_ir.load(bundle_of(task.name).directory / "fp32" / GRAPH_FILES[form_of[attention]])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(onnx, "build_graph", trace)
+            bundle = bundle_of(task.name)
+        return onnx_ir.load(bundle.directory / "fp32" / GRAPH_FILES[form_of[attention]])
 
     monkeypatch.setattr(onnx, "build_graph", load)
