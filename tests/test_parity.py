@@ -178,9 +178,9 @@ def test_a_broken_runtime_misses_exactly_the_right_checks(
         runtime = open_runtime(bundle, "torch", *args, **options)
         return runtime if backend == "torch" else Broken(runtime, fault)
 
-    monkeypatch.setattr(parity, "open_runtime", open_broken)
     bundle = Bundle(copy_of(bundle_of(task)))
     bundle.update(lambda manifest: manifest["variants"].pop())  # one graph is enough
+    monkeypatch.setattr(parity, "open_runtime", open_broken)
     report = verify(bundle)
     assert not report.passed
     rows = report.verdicts[0].rows

@@ -25,7 +25,7 @@ from tvlt_deploy.processors import TvltProcessor
 from tvlt_deploy.reference import TvltForAudioVisualClassification, init_checkpoint
 from tvlt_deploy.runtimes import open_runtime
 
-pytestmark = pytest.mark.usefixtures("traced_already")
+pytestmark = pytest.mark.usefixtures("classification", "traced_already")
 
 CLASSIFIER = "TvltForAudioVisualClassification"
 
