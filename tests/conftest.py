@@ -120,11 +120,10 @@ def traced_already(bundle_of: Callable[..., Bundle], monkeypatch: pytest.MonkeyP
     from tvlt_deploy.exporters import GRAPH_FILES, graph, onnx
 
     form_of = {graph.standard_attention: STANDARD_FORM, graph.fused_attention: ONNXRUNTIME_CPU_FORM}
-
     trace = onnx.build_graph
 
     def load(model: Any, task: Any, attention: Any, opset: int = onnx.DEFAULT_OPSET) -> Any:
-        with monkeypatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch:
             patch.setattr(onnx, "build_graph", trace)
             bundle = bundle_of(task.name)
         return onnx_ir.load(bundle.directory / "fp32" / GRAPH_FILES[form_of[attention]])

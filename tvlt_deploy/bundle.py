@@ -301,6 +301,7 @@ class Bundle:
     def _change(self, change: Callable[[dict[str, Any]], None]) -> None:
         manifest = self._parse((self.directory / MANIFEST_FILE).read_bytes())
         change(manifest)
+        self._parse(json.dumps(manifest).encode())  # nothing is written that could not be read again
         write_json(self.directory / MANIFEST_FILE, manifest)
         content = (self.directory / MANIFEST_FILE).read_bytes()
         self.digest, self.manifest = hashlib.sha256(content).hexdigest(), self._parse(content)

@@ -42,12 +42,16 @@ def max_difference(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def least_cosine(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Smallest cosine between rows (last axis); -1 where `found` is not finite or the shapes differ."""
+    """Smallest cosine between rows (last axis); -1 where `found` is not finite or the shapes differ.
+
+    A row of zeros agrees (1) with a row of zeros only, and is at right angles (0) to all others.
+    """
     if found.shape != wanted.shape or not np.isfinite(found).all():
         return -1.0
     a, b = found.astype(np.float64), wanted.astype(np.float64)
-    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-    cosine = np.divide((a * b).sum(axis=-1), norms, out=np.ones_like(norms), where=norms > 0)
+    lengths = np.linalg.norm(a, axis=-1), np.linalg.norm(b, axis=-1)
+    norms, equal = lengths[0] * lengths[1], (lengths[0] == lengths[1]).astype(np.float64)
+    cosine = np.divide((a * b).sum(axis=-1), norms, out=equal, where=norms > 0)
     return float(cosine.min(initial=1.0))
 
 
@@ -287,9 +291,13 @@ def _fidelity(
 
 
 def _deviation(outputs: Sequence[Outputs], name: str) -> float:
-    """Standard deviation of an output over all cases, in double precision."""
+    """Standard deviation of an output over all cases, in double precision.
+
+    An output that hardly varies counts as varying by a twentieth of its magnitude: float32 itself is no finer.
+    """
     values = np.concatenate([output[name].reshape(-1) for output in outputs]).astype(np.float64)
-    return max(float(values.std()), float(np.finfo(np.float32).tiny))
+    magnitude = float(np.sqrt(np.square(values).mean()))
+    return max(float(values.std()), magnitude / 20, float(np.finfo(np.float32).tiny))
 
 
 def _tokens_of(config: TvltConfig, frames: int, steps: int, inside_frames: int) -> dict[str, np.ndarray]:

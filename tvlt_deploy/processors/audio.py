@@ -38,15 +38,18 @@ _Band = tuple[int, int, int, int, NDArray[np.float32]]
 
 @functools.lru_cache(maxsize=8)
 def _bands(filters: int, n_fft: int, sampling_rate: int) -> tuple[_Band, ...]:
-    """The filter bank cut into (first filter, end, first bin, end, weights (bins, filters)) without its zeros."""
+    """The filter bank cut into (first filter, end, first part, end, weights (parts, filters)) without its zeros.
+
+    The parts are the real and imaginary halves of the bins in turn, so that the weights sum their squares as well.
+    """
     bank = mel_filter_bank(filters, n_fft, sampling_rate)
     bands = []
     for start in range(0, filters, _BAND):
         rows = bank[start : start + _BAND]
         used = np.flatnonzero(rows.any(axis=0))
         low, high = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 1)
-        weights = np.ascontiguousarray(rows[:, low:high].T, dtype=np.float32)
-        bands.append((start, start + len(rows), low, high, weights))
+        weights = np.repeat(rows[:, low:high].T.astype(np.float32), 2, axis=0)
+        bands.append((start, start + len(rows), 2 * low, 2 * high, weights))
     return tuple(bands)
 
 
@@ -316,15 +319,15 @@ class TvltFeatureExtractor(Part):
         """Mel power (count, filters) of the frames from `start` on."""
         n_fft, hop = self.n_fft, self.hop_length
         first = start * hop - n_fft // 2
-        # Double precision up to the squares: quiet filters beside a loud tone are lost in a single-precision transform.
+        # Double precision up to the spectrum, as in transformers, which rounds it to complex64 as well: quiet filters
+        # beside a loud tone are lost in a single-precision transform.
         samples = _samples(wave, first, first + (count - 1) * hop + n_fft).astype(np.float64)
         step = samples.itemsize
-        views = np.lib.stride_tricks.as_strided(samples, (count, n_fft), (hop * step, step), writeable=False)
-        parts = scipy.fft.rfft(views * _window(n_fft)).view(np.float64)
-        np.square(parts, out=parts)
-        energy = np.empty((count, n_fft // 2 + 1), dtype=np.float32)
-        np.add(parts[:, 0::2], parts[:, 1::2], out=energy, casting="same_kind")
+        views = np.ndarray((count, n_fft), np.float64, samples, strides=(hop * step, step))
+        spectrum = scipy.fft.rfft(views * _window(n_fft), overwrite_x=True).astype(np.complex64)
+        squares = spectrum.view(np.float32)
+        np.square(squares, out=squares)
         power = np.empty((count, self.feature_size), dtype=np.float32)
-        for low, high, first_bin, end_bin, weights in _bands(self.feature_size, n_fft, self.sampling_rate):
-            power[:, low:high] = energy[:, first_bin:end_bin] @ weights
+        for low, high, first_part, end_part, weights in _bands(self.feature_size, n_fft, self.sampling_rate):
+            np.matmul(squares[:, first_part:end_part], weights, out=power[:, low:high])
         return power

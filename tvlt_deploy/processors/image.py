@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -17,6 +15,7 @@ from PIL import Image
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import ConfigError, InputError
 from tvlt_deploy.processors.output import BatchFeature
+from tvlt_deploy.processors.parallel import parallel_map
 from tvlt_deploy.processors.serialization import Part, patch_pair, positive_int
 
 logger = logging.getLogger(__name__)
@@ -24,7 +23,6 @@ logger = logging.getLogger(__name__)
 FIRST, LAST = "channels_first", "channels_last"
 
 _MOST_PIXELS = 1 << 27  # of one resized frame: a sliver blown up to a short edge of 224 would fill the memory
-_THREADS = 4  # most threads that share the frames of one call
 _DEEP_MODES = ("I", "F")  # Pillow's modes of more than 8 bits, which its own conversion to RGB clips at 255
 
 _ARRAY_WANTED = "uint8, floats within [0, 1], or whole numbers within [0, 255]"
@@ -216,13 +214,7 @@ class TvltImageProcessor(Part):
         for video, target in zip(read, out, strict=True):
             jobs += [(frame, video.unit, values) for frame, values in zip(video.frames, target, strict=False)]
             target[len(video.frames) :] = 0
-        threads = min(_THREADS, len(os.sched_getaffinity(0)), len(jobs))
-        if threads > 1:  # Pillow resizes outside the interpreter's lock
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(lambda job: self._frame(*job), jobs))
-        else:
-            for job in jobs:
-                self._frame(*job)
+        parallel_map(lambda job: self._frame(*job), jobs)
         return out, counts
 
     def _resized(self, size: tuple[int, int]) -> tuple[int, int]:

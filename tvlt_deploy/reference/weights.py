@@ -261,7 +261,12 @@ class PretrainedModule(nn.Module):
         self.config = config
 
     def init_weights(self, generator: Generator | None = None) -> None:
-        """Draw linear and convolution weights from N(0, initializer_range), set their biases to zero, in place."""
+        """Draw linear and convolution weights from N(0, initializer_range), set their biases to zero, in place.
+
+        A model on the meta device, which is about to be given its weights, is left alone.
+        """
+        if self.device.type == "meta":
+            return
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.normal_(module.weight, std=self.config.initializer_range, generator=generator)

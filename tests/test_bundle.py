@@ -1,0 +1,316 @@
+"""Bundles that were damaged, cut, forged or moved, and manifests that several processes write."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tvlt_deploy
+from tests import truth
+from tvlt_deploy.bundle import Bundle, is_bundle
+from tvlt_deploy.errors import BundleError, UsageError
+from tvlt_deploy.files import sha256_of
+from tvlt_deploy.runtimes import open_runtime
+
+FILES = [
+    "config.json",
+    "preprocessor_config.json",
+    "model.safetensors",
+    "fp32/model.onnx",
+    "fp32/model.onnx.data",
+    "fp32/model.onnxruntime-cpu.onnx",
+]
+OPENED = {
+    "onnxruntime": {*FILES[:2], "fp32/model.onnxruntime-cpu.onnx", "fp32/model.onnx.data"},
+    "torch": {*FILES[:2], "model.safetensors"},
+}  # fmt: skip
+
+
+@pytest.fixture
+def copy(classification: Bundle, copy_of: Callable[[Bundle], Path]) -> Path:
+    return copy_of(classification)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x01
+    path.write_bytes(bytes(content))
+
+
+def edit(bundle: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    change(manifest)
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    return bundle
+
+
+# Reading -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_bundle_says_what_it_holds(classification: Bundle) -> None:
+    assert is_bundle(classification.directory)
+    assert classification.task.name == "audio-visual-classification"
+    assert classification.precisions == ("fp32",)
+    assert classification.variant("fp32").path == "fp32/model.onnx"
+    assert classification.digest == sha256_of(classification.path("manifest.json"))
+    assert sorted(classification.manifest["files"]) == sorted(FILES)
+    with pytest.raises(
+        UsageError,
+        match=r"holds no fp16 graph in the standard form; it holds fp32 \(standard\), fp32 \(onnxruntime-cpu\) "
+        r"\(export again with --precision fp16\)",
+    ):
+        classification.variant("fp16")
+
+
+def test_the_manifest_holds_the_hash_and_size_of_every_file(classification: Bundle) -> None:
+    for name, entry in classification.manifest["files"].items():
+        assert entry == {
+            "sha256": sha256_of(classification.path(name)),
+            "size": classification.path(name).stat().st_size,
+        }
+    for variant in classification.manifest["variants"]:
+        assert variant["sha256"] == sha256_of(classification.path(variant["path"]))
+        assert variant["size"] == classification.path(variant["path"]).stat().st_size
+    present = {path.relative_to(classification.directory).as_posix() for path in classification.directory.rglob("*.*")}
+    assert present - {"manifest.json"} == set(classification.manifest["files"])
+
+
+def test_every_field_of_the_manifest_is_described(classification: Bundle) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "bundle.md").read_text(encoding="utf-8")
+    variant = classification.manifest["variants"][0]
+    fields = [*classification.manifest, *variant, *variant["parity"], *variant["parity"]["rows"][0]]
+    assert [name for name in (*fields, *classification.manifest["receipts"]) if f"`{name}`" not in text] == []
+    assert [name for name in classification.manifest["files"] if Path(name).name not in text] == []
+
+
+# Damage --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_one_changed_bit_is_found(name: str, copy: Path) -> None:
+    flip(copy / name)
+    says = rf"{name} has SHA-256 [0-9a-f]{{64}}; the manifest says [0-9a-f]{{64}} \(the file was altered: copy"
+    with pytest.raises(BundleError, match=says) as caught:
+        Bundle(copy).check()
+    assert caught.value.exit_code == 5
+    with pytest.raises(BundleError, match=says):
+        tvlt_deploy.verify(copy)
+    for backend, opened in OPENED.items():
+        if name in opened:
+            with pytest.raises(BundleError, match=says):
+                tvlt_deploy.load(copy, backend=backend)
+        else:
+            tvlt_deploy.load(copy, backend=backend).close()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_cut_file_is_found(name: str, copy: Path) -> None:
+    size = (copy / name).stat().st_size
+    os.truncate(copy / name, size - 1)
+    with pytest.raises(BundleError, match=rf"{name} has {size - 1} bytes; the manifest says {size} \(the copy is inc"):
+        Bundle(copy).check()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_found(name: str, copy: Path) -> None:
+    (copy / name).unlink()
+    with pytest.raises(BundleError, match=rf"{name} is missing from the bundle \(copy the bundle whole"):
+        Bundle(copy).check()
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_files_are_hashed_before_anything_reads_them(name: str, copy: Path) -> None:
+    (copy / name).write_text("{ broken")
+    with pytest.raises(BundleError, match=rf"{name} has 8 bytes; the manifest says"):
+        tvlt_deploy.load(copy)
+
+
+# Forged manifests ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"absent is not a directory \(make a bundle with `tvlt-deploy export`\)"):
+        Bundle(tmp_path / "absent")
+    with pytest.raises(BundleError, match=r"holds no readable manifest.json: No such file.* \(make a bundle with"):
+        Bundle(tmp_path)
+    (tmp_path / "manifest.json").mkdir()
+    with pytest.raises(BundleError, match=r"holds no readable manifest.json: Is a directory"):
+        Bundle(tmp_path)
+    assert not is_bundle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"\xff\xff", b"[" * 100_000, b'{"schema_version": ' + b"1" * 5000 + b"}"],
+    ids=["empty", "cut", "no text", "deep", "long"],
+)
+def test_manifests_that_are_no_json_are_refused(content: bytes, copy: Path) -> None:
+    (copy / "manifest.json").write_bytes(content)
+    with pytest.raises(BundleError, match=r"manifest.json is not JSON: .*\(export the bundle again\)"):
+        Bundle(copy)
+
+
+@pytest.mark.parametrize("content", ["[]", "1", "null", "{}", '{"schema_version": 2}', '{"schema_version": "1"}'])
+def test_manifests_of_another_schema_are_refused(content: str, copy: Path) -> None:
+    (copy / "manifest.json").write_text(content)
+    with pytest.raises(BundleError, match=r"manifest.json has schema_version .*; this release reads 1 \(export"):
+        Bundle(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda m: m.pop("task"), "lacks or misshapes 'task'"),
+        (lambda m: m.update(task="speech"), "names the task 'speech'; known are feature-extraction"),
+        (lambda m: m.update(task=["speech"]), "lacks or misshapes"),
+        (lambda m: m.pop("files"), "lacks or misshapes 'files'"),
+        (lambda m: m.update(files=[]), "lacks or misshapes"),
+        (lambda m: m["files"].update({"config.json": {"sha256": "0"}}), "lacks or misshapes 'size'"),
+        (lambda m: m["files"]["config.json"].update(size="3"), "lacks or misshapes a file's sha256 or size"),
+        (lambda m: m["files"]["config.json"].update(sha256=None), "lacks or misshapes a file's sha256 or size"),
+        (lambda m: m.pop("variants"), "lacks or misshapes 'variants'"),
+        (lambda m: m.update(variants=[1]), "lacks or misshapes"),
+        (lambda m: m["variants"][0].pop("opset"), "lacks or misshapes 'opset'"),
+        (lambda m: m["variants"][0].update(path=5), "lacks or misshapes a path, which is 5"),
+        (lambda m: m["variants"][0].update(files=[None]), "lacks or misshapes a path, which is None"),
+        (lambda m: m["variants"][0].update(files=["x.data"]), "uses 'x.data' but lists no hash for it"),
+        (lambda m: m["files"].pop("fp32/model.onnx"), "uses 'fp32/model.onnx' but lists no hash for it"),
+    ],
+)  # fmt: skip
+def test_misshapen_manifests_are_refused(change: Callable[[dict[str, Any]], Any], says: str, copy: Path) -> None:
+    with pytest.raises(BundleError, match=rf"manifest.json {says}"):
+        Bundle(edit(copy, change))
+
+
+@pytest.mark.parametrize("path", ["../secret", "/etc/passwd", "fp32/../../secret", "..", "fp32\\..\\..\\secret"])
+def test_paths_that_leave_the_bundle_are_refused(path: str, copy: Path) -> None:
+    says = r"which is outside the bundle \(do not use this bundle\)"
+    with pytest.raises(BundleError, match=says):
+        Bundle(edit(copy, lambda manifest: manifest["files"].update({path: {"sha256": "0" * 64, "size": 1}})))
+    with pytest.raises(BundleError, match=says):
+        Bundle(edit(copy, lambda manifest: manifest["variants"][0].update(path=path)))
+
+
+def test_links_that_leave_the_bundle_are_refused(copy: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    shutil.move(copy / "config.json", outside / "config.json")
+    (copy / "config.json").symlink_to(outside / "config.json")
+    with pytest.raises(BundleError, match=r"config.json leads out of the bundle \(do not use this bundle\)"):
+        Bundle(copy).check()
+    shutil.move(copy / "fp32", outside / "fp32")
+    (copy / "fp32").symlink_to(outside / "fp32")
+    with pytest.raises(BundleError, match=r"model.* leads out of the bundle"):
+        Bundle(copy).check(["fp32/model.onnx"])
+
+
+def test_links_inside_and_to_the_bundle_are_fine(copy: Path, tmp_path: Path) -> None:
+    (copy / "config.json").rename(copy / "the-config.json")
+    (copy / "config.json").symlink_to("the-config.json")
+    (tmp_path / "latest").symlink_to(copy)
+    Bundle(tmp_path / "latest").check()
+
+
+def test_only_listed_files_can_be_asked_for(copy: Path) -> None:
+    (copy / "notes.txt").write_text("mine")
+    bundle = Bundle(copy)
+    bundle.check()  # a file that no one lists is no one's concern
+    with pytest.raises(BundleError, match=r"lists no file 'notes.txt'"):
+        bundle.check(["notes.txt"])
+
+
+def test_an_impossible_configuration_is_the_bundle_s_fault(copy: Path) -> None:
+    values = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**values, "num_frames": 0}))
+    entry = {"sha256": sha256_of(copy / "config.json"), "size": (copy / "config.json").stat().st_size}
+    with pytest.raises(BundleError, match="num_frames is 0"):
+        _ = Bundle(edit(copy, lambda manifest: manifest["files"].update({"config.json": entry}))).config
+
+
+# Writing -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_verdict_goes_into_the_manifest_and_changes_its_digest(copy: Path) -> None:
+    bundle = Bundle(copy)
+    before = bundle.digest
+    bundle.record_parity("fp32/model.onnx", {"verdict": "fail", "rows": []})
+    assert bundle.digest != before
+    assert bundle.digest == sha256_of(copy / "manifest.json")
+    reread = Bundle(copy)
+    assert reread.digest == bundle.digest
+    assert reread.variant("fp32").parity == {"verdict": "fail", "rows": []}
+    assert reread.variant("fp32", "onnxruntime-cpu").parity["verdict"] == "pass"
+    reread.check()
+    assert {path.name for path in copy.iterdir()} == {
+        "manifest.json", "config.json", "preprocessor_config.json", "model.safetensors", "fp32"
+    }  # fmt: skip
+
+
+def _record(directory: str, path: str, count: int) -> None:
+    bundle = Bundle(directory)
+    for number in range(count):
+        bundle.record_parity(path, {"verdict": "pass", "number": number})
+        bundle.update(lambda manifest: manifest["receipts"].setdefault("seen", []).append(path))
+
+
+def test_two_processes_that_write_lose_nothing_of_each_other(copy: Path) -> None:
+    paths = ["fp32/model.onnx", "fp32/model.onnxruntime-cpu.onnx"]
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_record, args=(str(copy), path, 20)) for path in paths]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    bundle = Bundle(copy)
+    assert [variant.parity["number"] for variant in bundle.variants] == [19, 19]
+    assert sorted(bundle.manifest["receipts"]["seen"]) == sorted(paths * 20)
+
+
+def test_a_change_that_makes_no_sense_is_not_written_back_unseen(copy: Path) -> None:
+    bundle, before = Bundle(copy), (copy / "manifest.json").read_bytes()
+
+    def fail(manifest: dict[str, Any]) -> None:
+        manifest["task"] = "speech"
+        raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        bundle.update(fail)
+    with pytest.raises(BundleError, match="names the task 'speech'"):
+        bundle.update(lambda manifest: manifest.update(task="speech"))
+    assert (copy / "manifest.json").read_bytes() == before
+
+
+def test_a_bundle_that_cannot_be_written_runs_and_is_verified(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (copy / "manifest.json").read_bytes()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode, **rest: mode != os.W_OK and access(path, mode, **rest))
+
+    def no_write(*args: Any, **kwargs: Any) -> None:
+        raise PermissionError("read-only")
+
+    for name in ("replace", "mkdir"):
+        monkeypatch.setattr(os, name, no_write)
+    monkeypatch.setattr("tempfile.mkstemp", no_write)
+    bundle = Bundle(copy)
+    for backend in ("onnxruntime", "torch"):
+        with tvlt_deploy.load(copy, backend=backend) as pipe:
+            assert pipe.runtime.run(truth.feeds(bundle.config, 1, 1, 1))["logits"].shape == (1, 2)
+    assert tvlt_deploy.verify(copy).passed
+    assert (copy / "manifest.json").read_bytes() == before
+
+
+def test_a_runtime_keeps_its_answers_when_the_bundle_goes(copy: Path) -> None:
+    bundle = Bundle(copy)
+    with open_runtime(bundle, "torch") as runtime:
+        values = truth.feeds(bundle.config, 1, 1, 1)
+        before = runtime.run(values)["logits"]
+        shutil.rmtree(copy)
+        assert (runtime.run(values)["logits"] == before).all()

@@ -1,0 +1,276 @@
+"""Verdicts: metrics on known arrays, broken runtimes caught by the right numbers, reports that can be stored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tvlt_deploy import parity, verify
+from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.errors import EnvironmentLackError, UsageError, VerdictError
+from tvlt_deploy.parity import Report, Row, Verdict, label_agreement, least_cosine, max_difference
+from tvlt_deploy.runtimes import open_runtime
+from tvlt_deploy.runtimes.base import Closing
+from tvlt_deploy.tasks import TASKS
+
+NAN, INF = float("nan"), float("inf")
+
+
+# Metrics -------------------------------------------------------------------------------------------------------------
+
+
+def array(*values: Any) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
+def test_the_largest_difference() -> None:
+    assert max_difference(array(1, 2, 3), array(1, 2.5, 2.75)) == 0.5
+    assert max_difference(array(), array()) == 0
+    assert max_difference(array(1, NAN), array(1, 2)) == INF
+    assert max_difference(array(1, INF), array(1, 2)) == INF
+    assert max_difference(array(1, 2), array([1, 2])) == INF
+    # in double precision: a float32 difference of these would overflow
+    assert max_difference(array(3e38), array(-3e38)) == pytest.approx(6e38)
+
+
+def test_the_least_cosine() -> None:
+    rows = array([1, 0], [1, 1])
+    assert least_cosine(rows, array([2, 0], [1, 0])) == pytest.approx(2**-0.5)
+    assert least_cosine(rows, 3 * rows) == pytest.approx(1)
+    assert least_cosine(rows, -rows) == pytest.approx(-1)
+    assert least_cosine(array([0, 0]), array([0, 0])) == 1
+    assert least_cosine(array([0, 0]), array([1, 0])) == 0
+    assert least_cosine(array([1, 0]), array([0, 0])) == 0
+    assert least_cosine(array([NAN, 0]), array([1, 0])) == -1
+    assert least_cosine(array([1, 0, 0]), array([1, 0])) == -1
+
+
+def test_agreement_of_exclusive_labels() -> None:
+    wanted = array([1, 0], [0, 1], [0, 1], [0.5, 0.5001])
+    assert label_agreement(array([1, 0], [1, 0], [0, 1], [1, 0]), wanted, True, 0.001) == pytest.approx(2 / 3)
+    assert label_agreement(array([1, 0], [1, 0], [0, 1], [1, 0]), wanted, True, 0.0) == pytest.approx(1 / 2)
+    assert label_agreement(array([1, 0]), array([1, 1]), True, 0.0) == 1
+
+
+def test_agreement_of_signs() -> None:
+    assert label_agreement(array([1, -1], [2, 1e-6]), array([1, 1], [1, -1e-6]), False, 1e-5) == pytest.approx(2 / 3)
+    assert label_agreement(array([1, -1], [2, 1e-6]), array([1, 1], [1, -1e-6]), False, 0.0) == pytest.approx(1 / 2)
+
+
+def test_a_row_keeps_or_misses_its_limit() -> None:
+    assert Row("difference", "logits", 1e-4, 1e-4).passed
+    assert not Row("difference", "logits", NAN, 1e-4).passed
+    assert not Row("least cosine", "logits", NAN, 0.9, at_least=True).passed
+    assert (
+        Row("least cosine", "logits", 0.99, 0.99, at_least=True).text == "least cosine of logits: 0.99, wanted >= 0.99"
+    )
+    assert Row("difference", "logits", 3e-4, 1e-4).text == (
+        "difference of logits: 0.0003, wanted <= 0.0001 (missed by 0.0002)"
+    )
+    assert Row("label agreement", "logits", 0.5, 1.0, at_least=True).text.endswith("wanted >= 1 (missed by 0.5)")
+
+
+# Clips ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_clips_reach_the_corners(task: str, bundle_of: Callable[..., Bundle]) -> None:
+    bundle = bundle_of(task)
+    cases = list(parity.fidelity_cases(bundle.task, bundle.config))
+    sizes = {(case.feeds["pixel_values"].shape[1], case.feeds["audio_values"].shape[2] // 16) for case in cases}
+    assert {(1, 1), (4, 1), (1, 7), (4, 7)} <= sizes
+    assert len({case.name for case in cases}) == len(cases)
+    masks = [(case.feeds["pixel_mask"], case.feeds["audio_mask"]) for case in cases]
+    assert any(not pixel.any() and audio.any() for pixel, audio in masks)
+    assert any(pixel.any() and not audio.any() for pixel, audio in masks)
+    assert any(not pixel.any() and not audio.any() for pixel, audio in masks)
+    assert max(len(pixel) for pixel, _ in masks) >= 3
+    with open_runtime(bundle, "torch") as runtime:
+        for case in cases:
+            runtime.run(case.feeds)  # and every one of them can be run
+
+
+# Broken runtimes -----------------------------------------------------------------------------------------------------
+
+Break = Callable[[Mapping[str, np.ndarray], dict[str, np.ndarray], int], dict[str, np.ndarray]]
+
+
+class Broken(Closing):
+    """The reference with a fault."""
+
+    def __init__(self, runtime: Any, fault: Break) -> None:
+        self.runtime, self.fault, self.calls = runtime, fault, 0
+        self.device, self.inputs, self.outputs = "cpu", runtime.inputs, runtime.outputs
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.calls += 1
+        outputs = {name: values.copy() for name, values in self.runtime.run(feeds).items()}
+        return self.fault(feeds, outputs, self.calls)
+
+
+def shifted(feeds: Any, outputs: dict[str, np.ndarray], calls: int) -> dict[str, np.ndarray]:
+    return {name: values + np.float32(2e-3) for name, values in outputs.items()}
+
+
+def by_batch(feeds: Any, outputs: dict[str, np.ndarray], calls: int) -> dict[str, np.ndarray]:
+    return {name: values + np.float32(5e-5) * (len(values) > 1) for name, values in outputs.items()}
+
+
+def by_place(feeds: Any, outputs: dict[str, np.ndarray], calls: int) -> dict[str, np.ndarray]:
+    place = lambda values: np.arange(len(values), dtype=np.float32).reshape(-1, *[1] * (values.ndim - 1))  # noqa: E731
+    return {name: values + np.float32(2e-5) * place(values) for name, values in outputs.items()}
+
+
+def leaky(feeds: Any, outputs: dict[str, np.ndarray], calls: int) -> dict[str, np.ndarray]:
+    leak = np.float32(9e-5 * (np.abs(feeds["pixel_values"]).max() > 0) * (feeds["pixel_mask"].min() == 0))
+    leak = leak * np.float32(np.abs(feeds["pixel_values"][:, -1]).mean())
+    return {name: values + leak for name, values in outputs.items()}
+
+
+def padding_counts(feeds: Any, outputs: dict[str, np.ndarray], calls: int) -> dict[str, np.ndarray]:
+    return {name: values + np.float32(4e-5) * (feeds["pixel_mask"].min() == 0) for name, values in outputs.items()}
+
+
+def not_a_number(feeds: Any, outputs: dict[str, np.ndarray], calls: int) -> dict[str, np.ndarray]:
+    if not feeds["pixel_mask"].any() and not feeds["audio_mask"].any():
+        return {name: np.full_like(values, NAN) for name, values in outputs.items()}
+    return outputs
+
+
+def restless(feeds: Any, outputs: dict[str, np.ndarray], calls: int) -> dict[str, np.ndarray]:
+    return {**outputs, "pixel_logits": outputs["pixel_logits"] + np.float32(1e-6) * (calls % 2)}
+
+
+def frozen(feeds: Any, outputs: dict[str, np.ndarray], calls: int) -> dict[str, np.ndarray]:
+    return {name: np.zeros_like(values) for name, values in outputs.items()}
+
+
+@pytest.mark.parametrize(
+    ("fault", "task", "missed"),
+    [
+        (shifted, "audio-visual-classification", {"difference", "difference / deviation"}),
+        (shifted, "feature-extraction", {"difference"}),
+        (by_batch, "audio-visual-matching", {"batch of one"}),
+        (by_place, "audio-visual-matching", {"identical rows", "permuted rows", "batch of one"}),
+        (leaky, "audio-visual-matching", {"masked content"}),
+        (padding_counts, "audio-visual-matching", {"padding"}),
+        (not_a_number, "audio-visual-classification", {"difference", "difference / deviation", "label agreement"}),
+        (not_a_number, "feature-extraction", {"difference", "least cosine"}),
+        (restless, "masked-reconstruction", {"same call twice"}),
+        (frozen, "feature-extraction", {"difference", "least cosine"}),
+    ],
+)
+def test_a_broken_runtime_misses_exactly_the_right_checks(
+    fault: Break,
+    task: str,
+    missed: set[str],
+    bundle_of: Callable[..., Bundle],
+    copy_of: Callable[[Bundle], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def open_broken(bundle: Bundle, backend: str, *args: Any, **options: Any) -> Any:
+        options.pop("form", None)
+        runtime = open_runtime(bundle, "torch", *args, **options)
+        return runtime if backend == "torch" else Broken(runtime, fault)
+
+    bundle = Bundle(copy_of(bundle_of(task)))
+    bundle.update(lambda manifest: manifest["variants"].pop())  # one graph is enough
+    monkeypatch.setattr(parity, "open_runtime", open_broken)
+    report = verify(bundle)
+    assert not report.passed
+    rows = report.verdicts[0].rows
+    assert {row.check for row in rows if not row.passed} == missed, [row.text for row in rows if not row.passed]
+    with pytest.raises(VerdictError, match=r"\d+ of \d+ checks missed: onnxruntime cpu fp32 standard: .*missed by"):
+        report.raise_on_failure()
+
+
+# Verify --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_exported_graphs_keep_every_promise(task: str, bundle_of: Callable[..., Bundle]) -> None:
+    bundle = bundle_of(task)
+    for variant in bundle.variants:
+        assert variant.parity["verdict"] == "pass"
+        checks = {(row["check"], row["output"]) for row in variant.parity["rows"]}
+        for name in TASKS[task].output_names:
+            wanted = {"difference", "identical rows", "permuted rows", "batch of one", "same call twice"}
+            if task != "masked-reconstruction":
+                wanted |= {"padding", "masked content"}
+            if name.startswith("last_") or name in ("pixel_logits", "audio_logits"):
+                wanted |= {"least cosine"}
+            if name.endswith("logits") and task.startswith("audio-visual"):
+                wanted |= {"difference / deviation", "label agreement"}
+            assert {check for check, output in checks if output == name} == wanted, name
+        worst = {row["check"]: row["value"] for row in variant.parity["rows"]}
+        assert worst["same call twice"] == 0
+
+
+def test_verdicts_go_into_the_manifest(classification: Bundle, copy_of: Callable[[Bundle], Path]) -> None:
+    copy = Bundle(copy_of(classification))
+    for variant in copy.variants:
+        copy.record_parity(variant.path, {"verdict": "not run"})
+    lines: list[str] = []
+    report = verify(copy.directory, progress=lines.append)
+    assert report.passed
+    report.raise_on_failure()
+    assert lines[0] == "hashing every file"
+    assert any(line.startswith("onnxruntime cpu fp32 onnxruntime-cpu 11/11") for line in lines)
+    stored = Bundle(copy.directory)
+    assert [variant.parity for variant in stored.variants] == [verdict.to_dict() for verdict in report.verdicts]
+    stored.check()
+
+
+def test_a_failed_verdict_is_stored_too(
+    classification: Bundle, copy_of: Callable[[Bundle], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dataclasses
+
+    strict = dataclasses.replace(parity.TOLERANCES["fp32"], relative=0.0)
+    monkeypatch.setattr(parity, "TOLERANCES", {**parity.TOLERANCES, "fp32": strict})
+    copy = copy_of(classification)
+    assert not verify(copy).passed
+    assert {variant.parity["verdict"] for variant in Bundle(copy).variants} == {"fail"}
+
+
+def test_torch_in_bf16_is_verified_against_fp32(features: Bundle, copy_of: Callable[[Bundle], Path]) -> None:
+    copy = copy_of(features)
+    before = (copy / "manifest.json").read_bytes()
+    report = verify(copy, backends=["torch"])
+    (verdict,) = report.verdicts
+    assert verdict.name == "torch cpu bf16"
+    assert report.passed, [row.text for row in verdict.rows if not row.passed]
+    values = {row.check: row.value for row in verdict.rows if row.output == "last_hidden_state"}
+    assert 0.99 < values["least cosine"] < 0.999999
+    # a verdict of no file of the bundle is not written into it
+    assert (copy / "manifest.json").read_bytes() == before
+    assert verify(copy, backends=["torch"], precisions=["fp32"]).verdicts[0].rows[0].value == 0
+
+
+def test_a_report_survives_json() -> None:
+    rows = [Row("difference", "logits", INF, 1e-4), Row("least cosine", "logits", 1.0, 0.9, at_least=True)]
+    report = Report("b", "feature-extraction", [Verdict("torch", "cpu", "bf16", None, None, rows)])
+    values = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert values == report.to_dict()
+    assert values["verdict"] == values["verdicts"][0]["verdict"] == "fail"
+    assert values["verdicts"][0]["rows"] == [
+        {"check": "difference", "output": "logits", "value": "inf", "limit": 1e-4, "at_least": False, "passed": False},
+        {"check": "least cosine", "output": "logits", "value": 1.0, "limit": 0.9, "at_least": True, "passed": True},
+    ]
+    assert Report("b", "feature-extraction", [Verdict("torch", "cpu", "bf16", None, None, rows[1:])]).passed
+
+
+def test_what_cannot_be_verified_is_refused_before_any_work(classification: Bundle) -> None:
+    lines: list[str] = []
+    with pytest.raises(UsageError, match=r"holds no fp16 graph in the standard form; it holds fp32"):
+        verify(classification, precisions=["fp16"], progress=lines.append)
+    with pytest.raises(EnvironmentLackError, match="torch on cpu does not run fp16"):
+        verify(classification, backends=["torch"], precisions=["fp16"], progress=lines.append)
+    with pytest.raises(UsageError, match="backend is 'tflite'"):
+        verify(classification, backends=["tflite"], progress=lines.append)
+    assert set(lines) == {"hashing every file"}
