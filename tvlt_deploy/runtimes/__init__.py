@@ -43,13 +43,18 @@ def parse_device(device: str) -> tuple[str, int]:
     return ("cpu", 0) if match[1] else ("cuda", int(match[2] or 0))
 
 
-def check_pair(backend: str, device: str, precision: str) -> None:
-    """Refuse what no runtime offers: `UsageError` for unknown names, `EnvironmentLackError` for a pair that is not."""
+def _kind(backend: str, device: str) -> str:
+    """The kind of a device, for a backend there is. Raises `UsageError`."""
     if backend not in PAIRS:
         raise UsageError(f"backend is {backend!r}; wanted one of {', '.join(BACKENDS)}")
+    return parse_device(device)[0]
+
+
+def check_pair(backend: str, device: str, precision: str) -> None:
+    """Refuse what no runtime offers: `UsageError` for unknown names, `EnvironmentLackError` for a pair that is not."""
+    kind = _kind(backend, device)
     if precision not in PRECISIONS:
         raise UsageError(f"precision is {precision!r}; wanted one of {', '.join(PRECISIONS)}")
-    kind, _ = parse_device(device)
     if precision in PAIRS[backend][kind]:
         return
     elsewhere = [
@@ -68,8 +73,8 @@ def check_pair(backend: str, device: str, precision: str) -> None:
 
 
 def held_precisions(bundle: Bundle, backend: str, device: str = DEFAULT_DEVICE) -> tuple[str, ...]:
-    """The precisions that a backend can run of this bundle, in the order of `PAIRS`."""
-    kind, _ = parse_device(device)
+    """The precisions that a backend can run of this bundle, in the order of `PAIRS`. Raises `UsageError`."""
+    kind = _kind(backend, device)
     if backend == "torch":
         return PAIRS[backend][kind] if bundle.has_weights else ()
     if backend in ENGINE_BACKENDS:
