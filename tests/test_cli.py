@@ -174,7 +174,7 @@ def test_json_lines_of_arrays_tell_their_shapes(features: Bundle, wav: Path) -> 
     [
         (("run", "{bundle}", "missing.mp4"), 5, "missing.mp4"),
         (("run", "{bundle}", "{wav}", "--backend", "tensorflow"), 2, "tensorflow"),
-        (("run", "{bundle}", "{wav}", "--precision", "int8"), 4, "does not run int8"),
+        (("run", "{bundle}", "{wav}", "--backend", "torch", "--precision", "int8"), 4, "does not run int8"),
         (("run", "{bundle}", "{wav}", "--device", "tpu"), 2, "wanted cpu, cuda or cuda:N"),
         (("run", "{bundle}", "{wav}", "--start", "-1"), 2, "-1"),
         (("run", "{bundle}", "{wav}", "--start", "100"), 2, "100"),
