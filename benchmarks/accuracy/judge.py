@@ -1,0 +1,233 @@
+"""Right answers, agreement and cosine of every graph and backend on held-out clips of the trained model.
+
+    python -m benchmarks.accuracy.judge [BUNDLE ...] [--clips N] [--device D] [--json FILE]
+    python -m benchmarks.accuracy.judge --prepare DIR
+
+Without bundles the trained checkpoint is exported as it is and with injected outliers, and quantized by every method.
+`--prepare` only exports, and writes calibration clips as files, for `tvlt-deploy quantize BUNDLE --clips DIR/clips`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.accuracy.naive import naive_int8
+from benchmarks.accuracy.outliers import inject
+from benchmarks.accuracy.synthetic import Clips, Feeds, make_clips, write_files
+from tvlt_deploy import export
+from tvlt_deploy.bundle import QUANTIZED, Bundle
+from tvlt_deploy.errors import TvltError
+from tvlt_deploy.exporters import EXPORTED_PRECISIONS
+from tvlt_deploy.files import write_json
+from tvlt_deploy.parity import label_agreement, least_cosine
+from tvlt_deploy.reference import TvltForAudioVisualClassification, load_model
+from tvlt_deploy.runtimes import BACKENDS, held_precisions, open_runtime
+from tvlt_deploy.runtimes.base import Runtime
+from tvlt_deploy.tasks import PRECISIONS
+
+CHECKPOINT = Path(__file__).parents[2] / "tests" / "data" / "judge"
+"""The trained checkpoint; `benchmarks.accuracy.train` writes it."""
+
+TASKS = ("audio-visual-classification", "feature-extraction")
+CALIBRATION_CLIPS = 64
+
+Outputs = Mapping[str, np.ndarray]
+Model = Runtime | torch.nn.Module | Callable[[Feeds], Outputs]
+"""A runtime, a reference model, or anything that turns inputs by name into outputs by name."""
+
+
+# Measurements ----------------------------------------------------------------------------------------------------
+
+
+def answer(model: Model, feeds: Feeds) -> Outputs:
+    """The outputs of one batch by name."""
+    if isinstance(model, torch.nn.Module):
+        with torch.inference_mode():
+            output = model(**{name: torch.from_numpy(values) for name, values in feeds.items()}, return_dict=True)
+        return {name: output[name].numpy() for name in ("logits", "last_hidden_state") if name in output}
+    return getattr(model, "run", model)(feeds)
+
+
+def logits_of(model: Model, clips: Clips) -> np.ndarray:
+    """The logits (clips, classes) of a classifier."""
+    return np.concatenate([answer(model, feeds)["logits"] for feeds in clips.batches()])
+
+
+def evaluate(model: Model, clips: Clips) -> float:
+    """Share of clips whose largest logit is that of the right class."""
+    return float((logits_of(model, clips).argmax(axis=1) == clips.labels).mean())
+
+
+def top1_agreement(model: Model, reference: Model, clips: Clips) -> float:
+    """Share of clips to which both give the same class."""
+    return label_agreement(logits_of(model, clips), logits_of(reference, clips), exclusive=True, tie=0.0)
+
+
+def row_cosine(model: Model, reference: Model, clips: Clips) -> float:
+    """Least cosine between the two models' hidden states of a token, over all tokens that are no padding."""
+    return min(
+        least_cosine(_valid_rows(answer(model, feeds), feeds), _valid_rows(answer(reference, feeds), feeds))
+        for feeds in clips.batches()
+    )
+
+
+def _valid_rows(outputs: Outputs, feeds: Feeds) -> np.ndarray:
+    token = np.ones((len(feeds["pixel_mask"]), 1))
+    valid = np.concatenate([token, feeds["pixel_mask"], feeds["audio_mask"]], axis=1) > 0.5
+    return outputs["last_hidden_state"][valid]
+
+
+# The table -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Score:
+    """One line: what ran and how right it was; None where the task has no such number, `reason` if it did not run."""
+
+    bundle: str
+    backend: str
+    precision: str
+    form: str
+    method: str
+    accuracy: float | None = None
+    agreement: float | None = None
+    cosine: float | None = None
+    reason: str = ""
+
+
+def measure(model: Model, reference: Model, task: str, clips: Clips) -> dict[str, float]:
+    """The numbers of `Score` that a task has."""
+    if task == "feature-extraction":
+        return {"cosine": row_cosine(model, reference, clips)}
+    return {"accuracy": evaluate(model, clips), "agreement": top1_agreement(model, reference, clips)}
+
+
+def _targets(bundle: Bundle, device: str) -> Iterator[tuple[str, str, str | None]]:
+    """(backend, precision, form) of all that the bundle can be run as; ONNX Runtime may choose between graphs."""
+    for backend in BACKENDS:
+        for precision in held_precisions(bundle, backend, device):
+            forms = [variant.form for variant in bundle.variants if variant.precision == precision]
+            for form in forms if backend == "onnxruntime" else [None]:
+                yield backend, precision, form
+
+
+def _method(bundle: Bundle, precision: str) -> str:
+    """How a quantized precision of the bundle was calibrated."""
+    receipt = bundle.manifest.get("calibration")
+    if precision not in QUANTIZED or not receipt:
+        return ""
+    return receipt["method"] + (" + smooth" if receipt.get("smooth") else "")
+
+
+def judge(
+    bundle: Bundle, clips: Clips, device: str = "cpu", precisions: Sequence[str] = PRECISIONS, name: str = ""
+) -> Iterator[Score]:
+    """Score each graph of a bundle on each backend against the reference in fp32.
+
+    The bundle must hold its weights and be of one of `TASKS`.
+    """
+    name, task = name or bundle.directory.name, bundle.task.name
+    reference = load_model(bundle.directory, task)
+    for backend, precision, form in _targets(bundle, device):
+        if precision not in precisions:
+            continue
+        entry = (name, backend, precision, form or "", _method(bundle, precision))
+        options: dict[str, Any] = {} if form is None else {"form": form}
+        try:
+            with open_runtime(bundle, backend, device, precision, threads=1, **options) as runtime:
+                yield Score(*entry, **measure(runtime, reference, task, clips))
+        except TvltError as error:
+            yield Score(*entry, reason=error.message)
+
+
+def judge_naive(bundle: Bundle, clips: Clips, name: str = "") -> Score:
+    """Score the simulation of the plainest int8, beside which the bundle's own is read."""
+    reference = load_model(bundle.directory, bundle.task.name)
+    naive = naive_int8(reference, make_clips("calibration", CALIBRATION_CLIPS).batches())
+    numbers = measure(naive, reference, bundle.task.name, clips)
+    return Score(name or bundle.directory.name, "torch", "int8", "simulated", "naive minmax", **numbers)
+
+
+def judge_methods(bundle: Bundle, clips: Clips, device: str = "cpu", name: str = "") -> Iterator[Score]:
+    """Quantize the bundle by each method in turn, without and with smoothing, and score the int8 graphs of each."""
+    from tvlt_deploy.exporters.quantize import METHODS, quantize
+
+    calibration = list(make_clips("calibration", CALIBRATION_CLIPS).batches(1))
+    for smooth in (False, True):
+        for method in METHODS:
+            quantize(bundle, calibration, method=method, smooth=smooth, threads=1, verify=False)
+            yield from judge(bundle, clips, device, ("int8",), name)
+
+
+def prepare(directory: Path) -> list[Path]:
+    """Export the trained checkpoint, plain and with outliers, for both tasks; write calibration clips beside them.
+
+    Returns the bundles: `plain/TASK` and `outliers/TASK` below `directory`. The clips are in `clips`.
+    """
+    model = TvltForAudioVisualClassification.from_pretrained(CHECKPOINT)
+    bundles = []
+    for name, changed in (("plain", model), ("outliers", inject(model))):
+        checkpoint = directory / name / "checkpoint"
+        checkpoint.mkdir(parents=True)
+        changed.save_pretrained(checkpoint)
+        for task in TASKS:
+            bundle = directory / name / task
+            export(checkpoint, bundle, task=task, precisions=EXPORTED_PRECISIONS, verify=False)
+            bundles.append(bundle)
+    write_files(directory / "clips", "calibration", CALIBRATION_CLIPS)
+    return bundles
+
+
+def _table(scores: list[Score]) -> Table:
+    table = Table("bundle", "backend", "precision", "form", "method")
+    for heading in ("accuracy", "agreement", "least cosine"):
+        table.add_column(heading, justify="right")
+    number = lambda value, places: "" if value is None else f"{value:.{places}f}"  # noqa: E731
+    for score in scores:
+        numbers = (number(score.accuracy, 4), number(score.agreement, 4), number(score.cosine, 6))
+        about = (score.bundle, score.backend, score.precision, score.form, score.method)
+        table.add_row(*about, *(("not run", score.reason, "") if score.reason else numbers))
+    return table
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundles", nargs="*", type=Path, metavar="BUNDLE")
+    parser.add_argument("--clips", type=int, default=1000, help="held-out clips (%(default)s)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+    parser.add_argument("--prepare", type=Path, metavar="DIR", help="only make the bundles and the calibration clips")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.prepare:
+        print(*prepare(options.prepare), sep="\n")
+        return
+    clips = make_clips("held-out", options.clips)
+    with tempfile.TemporaryDirectory() as temporary:
+        scores: list[Score] = []
+        for path in options.bundles or prepare(Path(temporary)):
+            bundle, name = Bundle(path), "/".join(path.parts[-2:])
+            scores += judge(bundle, clips, options.device, name=name)
+            scores.append(judge_naive(bundle, clips, name))
+            if not options.bundles:
+                scores += judge_methods(bundle, clips, options.device, name)
+            print(f"judged {name}", file=sys.stderr)
+    Console().print(_table(scores))
+    if options.json:
+        write_json(options.json, {"clips": len(clips), "scores": [asdict(score) for score in scores]})
+
+
+if __name__ == "__main__":
+    main()
