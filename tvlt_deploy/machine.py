@@ -16,7 +16,7 @@ from tvlt_deploy import __version__
 
 PACKAGES = (
     "numpy", "scipy", "pillow", "click", "rich", "torch", "onnx", "onnxscript", "safetensors", "onnxruntime",
-    "onnxruntime-gpu", "av", "soxr",
+    "onnxruntime-gpu", "tensorrt", "tensorrt_rtx", "cuda-bindings", "av", "soxr",
 )  # fmt: skip
 
 
@@ -120,6 +120,32 @@ def _onnxruntime_findings() -> list[Finding]:
     return findings
 
 
+def _engine_findings() -> list[Finding]:
+    """TensorRT-RTX builds on any machine; TensorRT builds, and both run, on one with a GPU only."""
+    from tvlt_deploy.engines import PACKAGES as ENGINES
+    from tvlt_deploy.engines import builds_for_targets, load_library
+    from tvlt_deploy.errors import EnvironmentLackError
+    from tvlt_deploy.runtimes.cuda import Cuda
+
+    findings = []
+    for engine in ENGINES:
+        building, running = f"building with {engine}", f"{engine} on cuda"
+        try:
+            library = load_library(engine)
+            detail = f"{engine} {library.__version__}"
+            if builds_for_targets(library):
+                findings.append(Finding(building, True, f"{detail}, for any GPU it knows"))
+            capability = Cuda(0).capability
+        except EnvironmentLackError as error:
+            lacking = [name for name in (building, running) if name not in {finding.name for finding in findings}]
+            findings += [Finding(name, False, error.message, error.hint) for name in lacking]
+            continue
+        if not builds_for_targets(library):
+            findings.append(Finding(building, True, f"{detail}, for sm{capability}"))
+        findings.append(Finding(running, True, f"{detail}, sm{capability}"))
+    return findings
+
+
 def diagnose() -> list[Finding]:
     """What of the toolkit works on this machine: exporting, media, and every backend on every kind of device."""
     findings = [
@@ -138,4 +164,4 @@ def diagnose() -> list[Finding]:
                                     "install a CUDA build of torch"))  # fmt: skip
     else:
         findings.append(Finding("torch on cuda", False, "no NVIDIA device is visible", "check nvidia-smi"))
-    return findings + _onnxruntime_findings()
+    return findings + _onnxruntime_findings() + _engine_findings()

@@ -28,6 +28,7 @@ from tvlt_deploy.exporters.tensorrt import build
 from tvlt_deploy.parity import synthetic_clip
 from tvlt_deploy.profiles import Profile
 from tvlt_deploy.reference import init_checkpoint
+from tvlt_deploy.tasks import TASKS
 
 NEEDS_RTX = "building needs tensorrt_rtx"
 PRECISIONS = {"fp16": "Half", "bf16": "BFloat16", "int8": "Int8", "fp8": "FP8"}
@@ -85,6 +86,19 @@ def test_engines_compute_in_what_was_asked_for(bundle: Bundle, library: Any, pre
     assert (entry.verdict, entry.os, entry.target) == ({"verdict": "not run"}, operating_system(), "sm89")
     assert entry.source == again.manifest["files"][bundle.variant(*source_of(precision)).path]["sha256"]
     assert (user_cache("trusted-engines") / again.manifest["files"][engine.path]["sha256"]).is_file()
+
+
+@pytest.mark.parametrize("task", ["audio-visual-matching", "feature-extraction", "masked-reconstruction"])
+def test_every_task_builds(
+    task: str, library: Any, checkpoint_of: Any, traced_already: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    checkpoint = checkpoint_of(TASKS[task].architecture)
+    bundle = export(checkpoint, tmp_path / "bundle", task=task, precisions=["fp16"], verify=False)
+    engine = rtx(bundle, profiles=["batch=1", "batch=2:4:4"])
+    receipt = engine.receipt
+    assert receipt["fused_attention"] == receipt["attention_blocks"] == (4 if task == "masked-reconstruction" else 2)
+    assert set(receipt["gemm_types"]) == {"Half"}
 
 
 def source_of(precision: str) -> tuple[str, ...]:
@@ -307,8 +321,8 @@ Name: __myl_CastMean_myl0_23, LayerType: kgen, Inputs: [ {{ Name: d, Datatype: F
 SCRATCH = "Max Scratch Memory: 8313856 bytes"
 
 
-def receipt(first: str, second: str, precision: str, blocks: int = 1, quantized: int = 0, more: str = "") -> Receipt:
-    return read_receipt([TABLE.format(first, second) + more, SCRATCH], precision, blocks, quantized)
+def receipt(first: str, second: str, precision: str, blocks: int = 1, quantized: int = 0) -> Receipt:
+    return read_receipt([TABLE.format(first, second), SCRATCH], precision, blocks, quantized)
 
 
 def test_the_table_is_read() -> None:
@@ -330,10 +344,12 @@ def test_receipts_that_hold() -> None:
     check_receipt(receipt("Half", "Half", "fp16"), "fp16", allow_unfused=False)
 
 
-def test_the_profile_that_does_worst_counts() -> None:
-    other = TABLE.format("Half", "Half").replace("_myl0_", "_myl1_").replace("_gemm_mha_v2_myl1_10", "softmax_myl1_10")
-    found = receipt("Half", "Half", "fp16", more=other)
-    assert (found.fused_attention, found.kernels) == (0, 8)
+def test_every_profile_has_to_be_fused() -> None:
+    table = TABLE.format("Half", "Half")
+    both = read_receipt([table + table.replace("_myl0_", "_myl1_")], "fp16", 1, 0, profiles=2)
+    assert (both.fused_attention, both.kernels) == (1, 8)
+    one = read_receipt([table + table.replace("_gemm_mha_v2_myl0_10", "softmax_myl1_10")], "fp16", 1, 0, profiles=2)
+    assert (one.fused_attention, one.gemm_types) == (0, {"Half": 4})
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """What a build says of itself: the precision receipt, read from the table of layers that TensorRT prints.
 
 With `ProfilingVerbosity.DETAILED` one VERBOSE message of the build lists every kernel of the finished engine with the
-types it reads and writes. An engine with several profiles lists each kernel once for each of them (`_myl0_`, `_myl1_`).
+types it reads and writes; an engine with several profiles lists the kernels of each.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ _LAYER = re.compile(
 _TYPE = re.compile(r"(?:Datatype|Format/Datatype): (\w+)")
 _ATTENTION = re.compile(r"_gem[mv]_mha")
 _SCRATCH = re.compile(r"Max Scratch Memory: (\d+) bytes")
-_PROFILE = re.compile(r"_myl(\d+)_\d+$")
 
 
 @dataclass(frozen=True)
@@ -49,20 +48,15 @@ class Layer:
         """How many MatMuls of the graph it does: those of one input are merged."""
         return self.name.count("+") + 1
 
-    @property
-    def profile(self) -> str:
-        """Which profile it belongs to."""
-        match = _PROFILE.search(self.name)
-        return match[1] if match else "0"
-
 
 @dataclass(frozen=True)
 class Receipt:
-    """What an engine is, for the profile that does worst.
+    """What an engine is.
 
-    fused_attention: attention blocks that are one kernel, of attention_blocks. gemm_types: matrix products by the type
-    they read. quantized_products: MatMuls done in int8 or fp8, of quantized_expected. scratch_bytes: working memory
-    for the largest shapes. kernels: of all profiles.
+    fused_attention: attention blocks that are one kernel (in the mean of the profiles, rounded down), of
+    attention_blocks. gemm_types: matrix products by the type they read. quantized_products: MatMuls done in int8 or
+    fp8, counted like attention, of quantized_expected. scratch_bytes: working memory for the largest shapes.
+    kernels: how many there are. `gemm_types` and `kernels` are those of all profiles.
     """
 
     fused_attention: int
@@ -88,11 +82,13 @@ def read_layers(messages: Iterable[str]) -> list[Layer]:
     return layers
 
 
-def read_receipt(messages: Sequence[str], precision: str, attention_blocks: int, quantized: int) -> Receipt:
+def read_receipt(
+    messages: Sequence[str], precision: str, attention_blocks: int, quantized: int, profiles: int = 1
+) -> Receipt:
     """The receipt of a build.
 
-    attention_blocks, quantized: how many attention blocks and quantized MatMuls the graph has. Raises `VerdictError`
-    when the messages hold no table.
+    attention_blocks, quantized: how many attention blocks and quantized MatMuls the graph has. profiles: of the
+    engine. Raises `VerdictError` when the messages hold no table.
     """
     layers = read_layers(messages)
     if not layers:
@@ -100,21 +96,13 @@ def read_receipt(messages: Sequence[str], precision: str, attention_blocks: int,
             "the build printed no table of layers, so that its precision is not known",
             hint="this release of TensorRT prints something else: try another",
         )
-    profiles = sorted({layer.profile for layer in layers})
-    computed = COMPUTES[precision]
-    fused, done, types = [], [], []
-    for profile in profiles:
-        own = [layer for layer in layers if layer.profile == profile]
-        products = [layer for layer in own if layer.is_product]
-        fused.append(sum(layer.is_attention for layer in own))
-        done.append(sum(layer.products for layer in products if layer.inputs[:1] == (computed,)))
-        types.append(Counter(layer.inputs[0] for layer in products if layer.inputs))
-    worst = fused.index(min(fused))
+    products = [layer for layer in layers if layer.is_product]
+    done = sum(layer.products for layer in products if layer.inputs[:1] == (COMPUTES[precision],))
     return Receipt(
-        fused_attention=min(fused),
+        fused_attention=sum(layer.is_attention for layer in layers) // profiles,
         attention_blocks=attention_blocks,
-        gemm_types=dict(sorted(types[worst].items())),
-        quantized_products=min(done) if quantized else 0,
+        gemm_types=dict(sorted(Counter(layer.inputs[0] for layer in products if layer.inputs).items())),
+        quantized_products=done // profiles if quantized else 0,
         quantized_expected=quantized,
         scratch_bytes=max((int(size) for text in messages for size in _SCRATCH.findall(text)), default=0),
         kernels=len(layers),

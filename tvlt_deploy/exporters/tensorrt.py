@@ -95,7 +95,8 @@ def build(
     name = f"{engine}-{library.__version__}-{target}-{profile_hash(chosen)}.engine"
     job = _Build(library, opened, variant, chosen, wanted, progress)
     content = job.run()
-    receipt = read_receipt(job.messages("VERBOSE", "INFO"), precision, *_expected(opened.path(variant.path)))
+    expected = _expected(opened.path(variant.path))
+    receipt = read_receipt(job.messages("VERBOSE", "INFO"), precision, *expected, len(chosen))
     check_receipt(receipt, precision, allow_unfused)
     made = Engine(
         engine=engine,
