@@ -14,6 +14,7 @@ import numpy as np
 
 from tvlt_deploy.errors import EnvironmentLackError, MediaError, TvltError, UsageError
 from tvlt_deploy.media import SAMPLING_RATE, Clip, Limits, pair_folder, read_clip
+from tvlt_deploy.media.window import LONGEST_SOUND, Window
 from tvlt_deploy.pipeline import Answer, Pipeline
 
 Source = tuple[Path, Path | None]
@@ -86,6 +87,11 @@ def find_sources(media: Iterable[str | os.PathLike[str]], audio: str | os.PathLi
     if not sources:
         raise UsageError("no media files were given; wanted at least one")
     return sources
+
+
+def check_window(start: float, duration: float | None) -> None:
+    """Raise `InputError` for a window that no file can have."""
+    Window.of(start, duration, LONGEST_SOUND, Limits())
 
 
 def longest_sound(pipeline: Pipeline) -> float:

@@ -171,6 +171,10 @@ class Bundle:
             for entry in manifest["files"].values():
                 if not isinstance(entry["sha256"], str) or not isinstance(entry["size"], int):
                     raise TypeError("a file's sha256 or size")
+            for table in ("inputs", "outputs"):
+                for spec in manifest[table].values():
+                    if not isinstance(spec["dtype"], str) or not isinstance(spec["shape"], list):
+                        raise TypeError(f"the dtype or shape of one of the {table}")
             paths = list(manifest["files"])
             for variant in manifest["variants"]:
                 self._variant(variant)
@@ -179,7 +183,9 @@ class Bundle:
             for path in paths:
                 if not isinstance(path, str):
                     raise TypeError(f"a path, which is {path!r}")
-        except (KeyError, TypeError, AttributeError) as error:
+        except BundleError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise BundleError(f"{name} lacks or misshapes {error}", hint="export the bundle again") from error
         for path in paths:
             parts = PurePosixPath(path)
@@ -191,6 +197,11 @@ class Bundle:
 
     @staticmethod
     def _variant(entry: Mapping[str, Any]) -> Variant:
+        for name, kind in (("precision", str), ("form", str), ("opset", int)):
+            if not isinstance(entry[name], kind):
+                raise TypeError(f"a graph's {name}, which is {entry[name]!r}")
+        if not isinstance(entry["parity"]["verdict"], str):
+            raise TypeError("a graph's verdict")
         return Variant(
             precision=entry["precision"],
             form=entry["form"],

@@ -30,7 +30,7 @@ from tvlt_deploy.tasks import PRECISIONS, TASKS
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tvlt_deploy.batch import FileAnswer
+    from tvlt_deploy.batch import FileAnswer, Source
     from tvlt_deploy.bundle import Bundle, Engine
     from tvlt_deploy.parity import Report
 
@@ -454,18 +454,20 @@ def run(
 
     Example: tvlt-deploy run bundle clip.mp4 --start 2 --duration 10
     """
-    from tvlt_deploy.batch import answer_files, find_sources
+    from tvlt_deploy.batch import answer_files, check_window, find_sources
     from tvlt_deploy.pipeline import load
 
     form = "jsonl" if as_json else form
     if (form == "npy") != (output is not None):
         raise UsageError("--format npy and --output DIR go together; one of them is missing")
+    check_window(start, duration)
     sources = find_sources(media, audio)
+    if output is not None:
+        _check_distinct(sources)
     progress("opening the bundle")
     answers: list[FileAnswer] = []
     with load(bundle, backend, device, precision, threads=threads, trust_engine=trust_engine) as pipeline:
         for answer in answer_files(pipeline, sources, start=start, duration=duration, strict=strict):
-            progress(f"{len(answers) + 1}/{len(sources)} {answer.media.name}")
             progress.done()
             if form == "jsonl":
                 click.echo(json.dumps(answer.to_dict(), allow_nan=False))
@@ -475,12 +477,24 @@ def run(
             answers.append(answer.without_arrays())
             for warning in answer.warnings:
                 click.echo(f"warning: {answer.media}: {warning}", err=True)
+            progress(f"{len(answers)}/{len(sources)} {answer.media.name}")
     progress.done()
     if form == "csv":
         _print_csv(answers)
     elif form == "table":
         _print_answers(answers)
     _raise_failed(answers)
+
+
+def _check_distinct(sources: Iterable[Source]) -> None:
+    """Arrays are named after their media file: refuse two of one name."""
+    names = [media.name for media, _ in sources]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(
+            f"several clips are named {', '.join(twice[:5])}, and so would their arrays be",
+            hint="answer their folders one by one, into an --output of their own",
+        )
 
 
 def _raise_failed(answers: list[FileAnswer]) -> None:

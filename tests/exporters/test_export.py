@@ -216,7 +216,7 @@ def test_replacing_never_deletes_the_checkpoint(checkpoint: Path, tmp_path: Path
     ("precision", "says"),
     [
         ("int8", r"int8 is not exported: .* \(export fp32, then tvlt-deploy quantize BUNDLE --clips DIR\)"),
-        ("fp16", r"this release does not export fp16 \(exported are fp32\)"),
+        ("fp8", r"fp8 is not exported: .* \(export fp32, then tvlt-deploy quantize BUNDLE --clips DIR\)"),
         ("fp64", r"precision is 'fp64'; wanted one of fp32, fp16, bf16, int8, fp8"),
     ],
 )

@@ -102,7 +102,7 @@ def test_other_devices_are_refused(device: str) -> None:
 
 
 def test_every_pair_of_the_table_is_let_through_and_no_other() -> None:
-    assert BACKENDS == ("torch", "onnxruntime")
+    assert BACKENDS == ("torch", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
     for backend, kinds in PAIRS.items():
         for device, runs in kinds.items():
             for precision in ("fp32", "fp16", "bf16", "int8", "fp8"):
@@ -118,10 +118,14 @@ def test_every_pair_of_the_table_is_let_through_and_no_other() -> None:
     [
         (
             ("onnxruntime", "cpu", "bf16"),
-            r"onnxruntime on cpu does not run bf16; it runs fp32 \(use --precision fp32; bf16 runs with torch on cpu\)",
+            r"onnxruntime on cpu does not run bf16; it runs fp32, fp16, int8 "
+            r"\(use --precision fp32; bf16 runs with torch on cpu\)",
         ),
         (("torch", "cpu", "fp16"), r"it runs fp32, bf16 \(use --precision fp32; fp16 runs with torch on cuda\)"),
-        (("onnxruntime", "cuda:1", "fp8"), r"onnxruntime on cuda does not run fp8; .* \(use --precision fp32\)$"),
+        (
+            ("onnxruntime", "cuda:1", "fp8"),
+            r"onnxruntime on cuda does not run fp8; .* \(use --precision fp32; fp8 runs with tensorrt on cuda\)$",
+        ),
     ],
 )
 def test_a_refused_pair_names_the_reason_and_the_nearest(asked: tuple[str, str, str], says: str) -> None:

@@ -123,10 +123,6 @@ class Session:
         }
 
 
-def _failure(error: Exception, message: str, hint: str = "") -> dict[str, Any]:
-    return {"error": {"type": type(error).__name__, "message": message, "hint": hint}}
-
-
 def main() -> None:
     """Serve requests until the input ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)

@@ -24,7 +24,6 @@ from tvlt_deploy.reference.weights import PretrainedModule
 
 
 NO_PIXELS = "for sound alone pass one frame of zeros and a pixel_mask of zeros"
-NO_AUDIO = "for pictures alone pass zeros for one row of patches and an audio_mask of zeros"
 
 
 def _check_tensor(name: str, values: Any, wanted: str, hint: str) -> None:
