@@ -180,6 +180,12 @@ def test_json_lines_of_arrays_tell_their_shapes(features: Bundle, wav: Path) -> 
         (("run", "{bundle}", "{wav}", "--start", "100"), 2, "100"),
         (("run", "{bundle}", "{wav}", "--format", "npy"), 2, "--output DIR"),
         (("run", "{bundle}", "{wav}", "{wav}", "--audio", "{wav}"), 2, "--audio is the sound of one media file"),
+        (("run", "{bundle}", "{wav}", "{wav}", "--start", "-1"), 2, "-1"),
+        (
+            ("run", "{bundle}", "{wav}", "{wav}", "--format", "npy", "--output", "{tmp}/out"),
+            2,
+            "several clips are named",
+        ),
         (("run", "{tmp}", "{wav}"), 5, "holds no readable manifest.json"),
         (("inspect", "{tmp}/nowhere"), 5, "is not a directory"),
         (("export", "{tmp}/nowhere", "{tmp}/bundle"), 5, "does not exist"),
@@ -304,3 +310,25 @@ def test_an_internal_error_asks_for_a_report(monkeypatch: pytest.MonkeyPatch, tm
     assert result.exit_code == 1
     assert "error: of all things" in result.stderr
     assert "please report it" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda manifest: manifest.pop("inputs"),
+        lambda manifest: manifest["variants"][0].update(parity="pass"),
+        lambda manifest: manifest["variants"][0].update(parity={}),
+        lambda manifest: manifest["variants"][0].update(precision=[1]),
+        lambda manifest: manifest["variants"][0].update(opset=None),
+    ],
+)
+def test_a_misshapen_manifest_is_a_refused_file(
+    change: Callable[[dict], object], matching: Bundle, copy_of: Callable[[Bundle], Path]
+) -> None:
+    directory = copy_of(matching)
+    manifest = json.loads((directory / "manifest.json").read_text())
+    change(manifest)
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    result = invoke("inspect", directory)
+    assert result.exit_code == 5, result.output
+    assert "manifest.json lacks or misshapes" in result.stderr
