@@ -41,6 +41,7 @@ CHECKPOINT = Path(__file__).parents[2] / "tests" / "data" / "judge"
 
 TASKS = ("audio-visual-classification", "feature-extraction")
 CALIBRATION_CLIPS = 64
+WIDTH = 180  # of the table in a file or a pipe
 
 Outputs = Mapping[str, np.ndarray]
 Model = Runtime | torch.nn.Module | Callable[[Feeds], Outputs]
@@ -227,7 +228,7 @@ def main() -> None:
             if not options.bundles:
                 scores += judge_methods(bundle, clips, options.device, name)
             print(f"judged {name}", file=sys.stderr)
-    Console().print(_table(scores))
+    Console(width=None if sys.stdout.isatty() else WIDTH).print(_table(scores))
     if options.json:
         write_json(options.json, {"clips": len(clips), "scores": [asdict(score) for score in scores]})
 
