@@ -30,7 +30,7 @@ from tvlt_deploy.bundle import QUANTIZED, Bundle
 from tvlt_deploy.errors import TvltError
 from tvlt_deploy.exporters import EXPORTED_PRECISIONS
 from tvlt_deploy.files import write_json
-from tvlt_deploy.parity import label_agreement, least_cosine
+from tvlt_deploy.parity import label_agreement
 from tvlt_deploy.reference import TvltForAudioVisualClassification, load_model
 from tvlt_deploy.runtimes import BACKENDS, held_precisions, open_runtime
 from tvlt_deploy.runtimes.base import Runtime
@@ -41,6 +41,7 @@ CHECKPOINT = Path(__file__).parents[2] / "tests" / "data" / "judge"
 
 TASKS = ("audio-visual-classification", "feature-extraction")
 CALIBRATION_CLIPS = 64
+WIDTH = 180  # of the table in a file or a pipe
 
 Outputs = Mapping[str, np.ndarray]
 Model = Runtime | torch.nn.Module | Callable[[Feeds], Outputs]
@@ -74,12 +75,13 @@ def top1_agreement(model: Model, reference: Model, clips: Clips) -> float:
     return label_agreement(logits_of(model, clips), logits_of(reference, clips), exclusive=True, tie=0.0)
 
 
-def row_cosine(model: Model, reference: Model, clips: Clips) -> float:
-    """Least cosine between the two models' hidden states of a token, over all tokens that are no padding."""
-    return min(
-        least_cosine(_valid_rows(answer(model, feeds), feeds), _valid_rows(answer(reference, feeds), feeds))
-        for feeds in clips.batches()
+def row_cosines(model: Model, reference: Model, clips: Clips) -> np.ndarray:
+    """Cosines between the two models' hidden states of each token that is no padding, class tokens included."""
+    found, wanted = (
+        np.concatenate([_valid_rows(answer(each, feeds), feeds) for feeds in clips.batches()]).astype(np.float64)
+        for each in (model, reference)
     )
+    return (found * wanted).sum(axis=1) / np.linalg.norm(found, axis=1) / np.linalg.norm(wanted, axis=1)
 
 
 def _valid_rows(outputs: Outputs, feeds: Feeds) -> np.ndarray:
@@ -102,14 +104,16 @@ class Score:
     method: str
     accuracy: float | None = None
     agreement: float | None = None
-    cosine: float | None = None
+    least_cosine: float | None = None
+    mean_cosine: float | None = None
     reason: str = ""
 
 
 def measure(model: Model, reference: Model, task: str, clips: Clips) -> dict[str, float]:
     """The numbers of `Score` that a task has."""
     if task == "feature-extraction":
-        return {"cosine": row_cosine(model, reference, clips)}
+        cosines = row_cosines(model, reference, clips)
+        return {"least_cosine": float(cosines.min()), "mean_cosine": float(cosines.mean())}
     return {"accuracy": evaluate(model, clips), "agreement": top1_agreement(model, reference, clips)}
 
 
@@ -191,13 +195,13 @@ def prepare(directory: Path) -> list[Path]:
 
 def _table(scores: list[Score]) -> Table:
     table = Table("bundle", "backend", "precision", "form", "method")
-    for heading in ("accuracy", "agreement", "least cosine"):
+    for heading in ("accuracy", "agreement", "least cosine", "mean cosine"):
         table.add_column(heading, justify="right")
-    number = lambda value, places: "" if value is None else f"{value:.{places}f}"  # noqa: E731
+    number = lambda value: "" if value is None else f"{value:.4f}"  # noqa: E731
     for score in scores:
-        numbers = (number(score.accuracy, 4), number(score.agreement, 4), number(score.cosine, 6))
         about = (score.bundle, score.backend, score.precision, score.form, score.method)
-        table.add_row(*about, *(("not run", score.reason, "") if score.reason else numbers))
+        values = (score.accuracy, score.agreement, score.least_cosine, score.mean_cosine)
+        table.add_row(*about, *(["not run", score.reason] if score.reason else map(number, values)))
     return table
 
 
@@ -224,7 +228,7 @@ def main() -> None:
             if not options.bundles:
                 scores += judge_methods(bundle, clips, options.device, name)
             print(f"judged {name}", file=sys.stderr)
-    Console().print(_table(scores))
+    Console(width=None if sys.stdout.isatty() else WIDTH).print(_table(scores))
     if options.json:
         write_json(options.json, {"clips": len(clips), "scores": [asdict(score) for score in scores]})
 
