@@ -641,7 +641,7 @@ from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.exporters.quantize import quantize
 from tvlt_deploy.parity import synthetic_clip
 
-config = Bundle.open(sys.argv[1]).config
+config = Bundle(sys.argv[1]).config
 sizes = [(1, 5), (2, 27), (4, 20), (8, 54)]
 quantize(sys.argv[1], [synthetic_clip(config, *size, 300 + n) for n, size in enumerate(sizes)], verify=False)
 print(peak_memory())
@@ -660,7 +660,7 @@ def test_a_model_of_full_size(tmp_path: Path) -> None:
     command = [sys.executable, "-c", FULL_SIZE, str(tmp_path / "bundle")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert 1e9 < int(done.stdout.split()[-1]) < 4e9
-    bundle = Bundle.open(tmp_path / "bundle")
+    bundle = Bundle(tmp_path / "bundle")
     layers = bundle.config.num_hidden_layers
     assert counts(graph_of(bundle))["QuantizeLinear"] == 4 * layers - 3
     assert counts(graph_of(bundle))["DequantizeLinear"] == 10 * layers - 7
