@@ -181,7 +181,7 @@ def test_a_broken_runtime_misses_exactly_the_right_checks(
     bundle = Bundle(copy_of(bundle_of(task)))
     bundle.update(lambda manifest: manifest["variants"].pop())  # one graph is enough
     monkeypatch.setattr(parity, "open_runtime", open_broken)
-    report = verify(bundle)
+    report = verify(bundle, backends=["onnxruntime"])
     assert not report.passed
     rows = report.verdicts[0].rows
     assert {row.check for row in rows if not row.passed} == missed, [row.text for row in rows if not row.passed]
@@ -216,7 +216,7 @@ def test_verdicts_go_into_the_manifest(classification: Bundle, copy_of: Callable
     for variant in copy.variants:
         copy.record_parity(variant.path, {"verdict": "not run"})
     lines: list[str] = []
-    report = verify(copy.directory, progress=lines.append)
+    report = verify(copy.directory, backends=["onnxruntime"], progress=lines.append)
     assert report.passed
     report.raise_on_failure()
     assert lines[0] == "hashing every file"
@@ -234,7 +234,7 @@ def test_a_failed_verdict_is_stored_too(
     strict = dataclasses.replace(parity.TOLERANCES["fp32"], relative=0.0)
     monkeypatch.setattr(parity, "TOLERANCES", {**parity.TOLERANCES, "fp32": strict})
     copy = copy_of(classification)
-    assert not verify(copy).passed
+    assert not verify(copy, backends=["onnxruntime"]).passed
     assert {variant.parity["verdict"] for variant in Bundle(copy).variants} == {"fail"}
 
 

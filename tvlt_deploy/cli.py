@@ -24,7 +24,7 @@ import click
 from tvlt_deploy import __version__
 from tvlt_deploy.bundle import QUANTIZED
 from tvlt_deploy.errors import EnvironmentLackError, FileRefusedError, TvltError, UsageError
-from tvlt_deploy.runtimes import BACKENDS, DEFAULT_BACKEND, DEFAULT_DEVICE, DEFAULT_PRECISION, ENGINE_BACKENDS
+from tvlt_deploy.runtimes import AUTO, BACKENDS, DEFAULT_BACKEND, DEFAULT_DEVICE, DEFAULT_PRECISION, ENGINE_BACKENDS
 from tvlt_deploy.tasks import PRECISIONS, TASKS
 
 if TYPE_CHECKING:
@@ -138,9 +138,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _bundle = click.argument("bundle", type=click.Path(path_type=Path))
 _device = click.option("--device", default=DEFAULT_DEVICE, show_default=True, help="cpu, cuda or cuda:N.")
 _threads = click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine; default all cores.")
-_backends = click.option(
-    "--backend", "backends", multiple=True, type=click.Choice(BACKENDS), help=f"Repeatable; default {DEFAULT_BACKEND}."
-)
+_backend = click.Choice([*BACKENDS, AUTO])
 _precisions = click.option(
     "--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="Repeatable."
 )
@@ -359,7 +357,9 @@ def build(
 
 @_command
 @_bundle
-@_backends
+@click.option(
+    "--backend", "backends", multiple=True, type=_backend, help="Repeatable; default all that are installed here."
+)
 @_precisions
 @_device
 @_threads
@@ -383,7 +383,7 @@ def verify(
 
     report = measure(
         bundle,
-        backends=backends or (DEFAULT_BACKEND,),
+        backends=backends or None,
         precisions=precisions or None,
         device=device,
         threads=threads,
@@ -422,8 +422,14 @@ def _show_report(report: Report) -> None:
 @click.option("--audio", type=click.Path(path_type=Path), help="The sound of a single MEDIA.")
 @click.option("--start", type=float, default=0.0, show_default=True, help="Seconds into the file.")
 @click.option("--duration", type=float, help="Seconds; default as much as the model takes.")
-@click.option("--backend", type=click.Choice(BACKENDS), default=DEFAULT_BACKEND, show_default=True)
-@click.option("--precision", type=click.Choice(PRECISIONS), default=DEFAULT_PRECISION, show_default=True)
+@click.option(
+    "--backend",
+    type=_backend,
+    default=DEFAULT_BACKEND,
+    show_default=True,
+    help="auto: the fastest that keeps its tolerance here, tried once and remembered.",
+)
+@click.option("--precision", type=click.Choice(PRECISIONS), help=f"Default {DEFAULT_PRECISION}; with auto, any.")
 @_device
 @_threads
 @_trust
@@ -440,7 +446,7 @@ def run(
     start: float,
     duration: float | None,
     backend: str,
-    precision: str,
+    precision: str | None,
     device: str,
     threads: int | None,
     trust_engine: str | None,
@@ -466,7 +472,8 @@ def run(
         _check_distinct(sources)
     progress("opening the bundle")
     answers: list[FileAnswer] = []
-    with load(bundle, backend, device, precision, threads=threads, trust_engine=trust_engine) as pipeline:
+    options: dict[str, Any] = {"threads": threads, "trust_engine": trust_engine, "progress": progress}
+    with load(bundle, backend, device, precision, **options) as pipeline:
         for answer in answer_files(pipeline, sources, start=start, duration=duration, strict=strict):
             progress.done()
             if form == "jsonl":
@@ -573,7 +580,7 @@ def _print_csv(answers: list[FileAnswer]) -> None:
 
 @_command
 @_bundle
-@_backends
+@click.option("--backend", "backends", multiple=True, type=_backend, help=f"Repeatable; default {DEFAULT_BACKEND}.")
 @_precisions
 @click.option(
     "--workload", "workloads", multiple=True, help="image10, clip10, ragged or a media FILE; repeatable; default three."
@@ -581,6 +588,7 @@ def _print_csv(answers: list[FileAnswer]) -> None:
 @click.option("--seconds", type=click.FloatRange(min=0.1), help="Time to measure each workload for.")
 @_device
 @_threads
+@_trust
 @click.option("--report", type=click.Path(path_type=Path), help="Also write FILE.json or FILE.html.")
 @_json
 def bench(
@@ -591,6 +599,7 @@ def bench(
     seconds: float | None,
     device: str,
     threads: int | None,
+    trust_engine: str | None,
     report: Path | None,
     as_json: bool,
     progress: Progress,
@@ -610,9 +619,10 @@ def bench(
     result = measure(
         bundle,
         backends=backends or (DEFAULT_BACKEND,),
-        precisions=precisions or (DEFAULT_PRECISION,),
+        precisions=precisions or None,
         device=device,
         threads=threads,
+        trust_engine=trust_engine,
         progress=progress,
         **options,
     )

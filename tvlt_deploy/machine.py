@@ -16,7 +16,7 @@ from tvlt_deploy import __version__
 
 PACKAGES = (
     "numpy", "scipy", "pillow", "click", "rich", "torch", "onnx", "onnxscript", "safetensors", "onnxruntime",
-    "onnxruntime-gpu", "tensorrt", "tensorrt_rtx", "cuda-bindings", "av", "soxr",
+    "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt_rtx", "cuda-bindings", "av", "soxr",
 )  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def describe_machine() -> dict[str, Any]:
 
 def imported_versions() -> dict[str, str]:
     """Of Python, this package and every module imported so far that a time or a number may depend on."""
-    modules = ("numpy", "scipy", "PIL", "onnxruntime", "torch", "av", "soxr")
+    modules = ("numpy", "scipy", "PIL", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "torch", "av", "soxr")
     found = {name: str(sys.modules[name].__version__) for name in modules if name in sys.modules}
     return {"python": platform.python_version(), "tvlt_deploy": __version__, **found}
 
@@ -164,4 +164,6 @@ def diagnose() -> list[Finding]:
                                     "install a CUDA build of torch"))  # fmt: skip
     else:
         findings.append(Finding("torch on cuda", False, "no NVIDIA device is visible", "check nvidia-smi"))
-    return findings + _onnxruntime_findings() + _engine_findings()
+    findings += _onnxruntime_findings()
+    findings.append(_packages_finding("openvino on cpu", ("openvino",), "openvino"))
+    return findings + _engine_findings()

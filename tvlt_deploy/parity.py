@@ -19,7 +19,16 @@ from tvlt_deploy.bundle import NOT_RUN, Bundle
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import EnvironmentLackError, UsageError, VerdictError
 from tvlt_deploy.noise import masking_noise
-from tvlt_deploy.runtimes import DEFAULT_BACKEND, ENGINE_BACKENDS, check_pair, held_precisions, open_runtime
+from tvlt_deploy.runtimes import (
+    AUTO,
+    BACKENDS,
+    DEFAULT_BACKEND,
+    ENGINE_BACKENDS,
+    check_pair,
+    held_precisions,
+    open_runtime,
+    present_backends,
+)
 from tvlt_deploy.runtimes.base import Runtime
 from tvlt_deploy.tasks import TOLERANCES, Task, Tolerance
 
@@ -265,10 +274,10 @@ def _is_hidden(name: str) -> bool:
     return name not in ("logits", "matching_logits") and not name.endswith("_label_mask")
 
 
-def _fidelity(
+def fidelity(
     task: Task, config: TvltConfig, limits: Tolerance, found: Sequence[Outputs], wanted: Sequence[Outputs]
 ) -> Iterator[Row]:
-    """Rows for every output over all cases."""
+    """Rows for every output over all cases: what was found, against what was wanted."""
     for name in task.output_names:
         pairs = [(f[name], w[name]) for f, w in zip(found, wanted, strict=True)]
         worst = max(max_difference(f, w) for f, w in pairs)
@@ -281,16 +290,16 @@ def _fidelity(
                 yield Row("least cosine", name, min(least_cosine(f, w) for f, w in pairs), limits.cosine, True)
         else:
             reference = np.concatenate([w for _, w in pairs])
-            yield Row("difference / deviation", name, worst / _deviation(wanted, name), limits.relative)
+            yield Row("difference / deviation", name, worst / deviation(wanted, name), limits.relative)
             if limits.absolute_logits is not None:
                 yield Row("difference", name, worst, limits.absolute_logits)
-            tie = limits.absolute_logits or limits.relative * _deviation(wanted, name)
+            tie = limits.absolute_logits or limits.relative * deviation(wanted, name)
             exclusive = task.labelled and config.loss_type == "classification" and reference.shape[1] > 1
             agreement = label_agreement(np.concatenate([f for f, _ in pairs]), reference, exclusive, tie)
             yield Row("label agreement", name, agreement, limits.agreement, True)
 
 
-def _deviation(outputs: Sequence[Outputs], name: str) -> float:
+def deviation(outputs: Sequence[Outputs], name: str) -> float:
     """Standard deviation of an output over all cases, in double precision.
 
     An output that hardly varies counts as varying by a twentieth of its magnitude: float32 itself is no finer.
@@ -353,21 +362,45 @@ class _Target:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _targets(
-    bundle: Bundle, backends: Sequence[str], precisions: Sequence[str] | None, device: str
-) -> Iterator[_Target]:
-    """Everything to verify; torch in fp32 is what the rest is measured against."""
-    for backend in backends:
+def _pairs(
+    bundle: Bundle,
+    backends: Sequence[str] | None,
+    precisions: Sequence[str] | None,
+    device: str,
+    threads: int | None,
+    trust_engine: str | None,
+    progress: Progress,
+) -> Iterator[tuple[str, str]]:
+    """The backends and precisions to verify; torch in fp32 is what the rest is measured against."""
+    for backend in present_backends(bundle, device) if backends is None else backends:
+        if backend == AUTO:
+            from tvlt_deploy.auto import choose  # which measures with this module
+
+            for precision in precisions or (None,):
+                choice = choose(bundle, device, precision, threads, trust_engine, progress=progress)
+                yield choice.backend, choice.precision
+            continue
         held = held_precisions(bundle, backend, device)
-        for precision in precisions or [p for p in held if (backend, p) != ("torch", "fp32")]:
-            check_pair(backend, device, precision)
-            if precision not in held:
+        if precisions is None:
+            yield from ((backend, p) for p in held if (backend, p) != ("torch", "fp32"))
+            continue
+        for precision in precisions:
+            if backends is not None:
+                check_pair(backend, device, precision)
+            if precision in held:
+                yield backend, precision
+            elif backends is not None or precision not in bundle.precisions:
                 bundle.variant(precision)  # raises, naming what there is
-            variants = [v for v in bundle.variants if v.precision == precision] if backend == "onnxruntime" else []
-            for variant in variants:
+
+
+def _targets(bundle: Bundle, backend: str, precision: str, device: str) -> Iterator[_Target]:
+    """What one backend runs in one precision: ONNX Runtime every form of the graph, the others the one they read."""
+    if backend == "onnxruntime":
+        for variant in bundle.variants:
+            if variant.precision == precision:
                 yield _Target(backend, device, precision, variant.form, variant.path, {"form": variant.form})
-            if not variants:
-                yield _Target(backend, device, precision)
+    else:
+        yield _Target(backend, device, precision)
 
 
 def _bf16_targets(bundle: Bundle, progress: Progress) -> Iterator[_Target]:
@@ -395,7 +428,7 @@ def _range_row(path: os.PathLike[str], cases: Sequence[Case], threads: int | Non
 def verify(
     bundle: str | os.PathLike[str] | Bundle,
     *,
-    backends: Sequence[str] = (DEFAULT_BACKEND,),
+    backends: Sequence[str] | None = None,
     precisions: Sequence[str] | None = None,
     device: str = "cpu",
     threads: int | None = None,
@@ -404,6 +437,8 @@ def verify(
 ) -> Report:
     """Measure every graph of a bundle on every backend asked for against the torch reference in fp32.
 
+    backends: None takes every one that is installed and has something to run, besides torch itself.
+    precisions: None takes all that the bundle holds.
     trust_engine: for TensorRT, the SHA-256 of an engine that was not built here.
 
     All files are hashed first. Verdicts of CPU graphs are written into the manifest where the bundle can be written.
@@ -413,11 +448,12 @@ def verify(
     opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
     progress("hashing every file")
     opened.check()
-    targets = list(_targets(opened, backends, precisions, device))
-    if precisions is None and DEFAULT_BACKEND in backends:
+    pairs = list(_pairs(opened, backends, precisions, device, threads, trust_engine, progress))
+    targets = [target for pair in dict.fromkeys(pairs) for target in _targets(opened, *pair, device)]
+    if precisions is None and (backends is None or DEFAULT_BACKEND in backends):
         targets += _bf16_targets(opened, progress)
     if not targets:
-        raise UsageError(f"{opened.directory} holds no graph that {' or '.join(backends)} runs on {device}")
+        raise UsageError(f"{opened.directory} holds no graph that {' or '.join(backends or BACKENDS)} runs on {device}")
     task, config = opened.task, opened.config
     cases = list(fidelity_cases(task, config))
     wanted: list[Outputs] = []
@@ -425,7 +461,7 @@ def verify(
         for index, case in enumerate(cases, 1):
             progress(f"reference {index}/{len(cases)}: {case.name}")
             wanted.append(reference.run(case.feeds))
-    scale = {name: _deviation(wanted, name) for name in task.output_names}
+    scale = {name: deviation(wanted, name) for name in task.output_names}
     report = Report(str(opened.directory), task.name, [])
     for target in targets:
         verdict = Verdict(target.backend, target.device, target.precision, target.form, target.path)
@@ -439,7 +475,7 @@ def verify(
             for index, case in enumerate(cases, 1):
                 progress(f"{verdict.name} {index}/{len(cases)}: {case.name}")
                 found.append(runtime.run(case.feeds))
-            verdict.rows.extend(_fidelity(task, config, limits, found, wanted))
+            verdict.rows.extend(fidelity(task, config, limits, found, wanted))
             progress(f"{verdict.name}: invariants")
             verdict.rows.extend(_invariants(task, config, limits, runtime, scale))
         if target.precision == "fp16" and target.path is not None:

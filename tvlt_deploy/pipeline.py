@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from tvlt_deploy.auto import choose
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.config import CONFIG_FILE
 from tvlt_deploy.errors import BundleError, InputError, UsageError
 from tvlt_deploy.noise import masking_noise
 from tvlt_deploy.processors import TvltProcessor
 from tvlt_deploy.processors.serialization import PREPROCESSOR_FILE
-from tvlt_deploy.runtimes import DEFAULT_BACKEND, DEFAULT_DEVICE, DEFAULT_PRECISION, open_runtime
+from tvlt_deploy.runtimes import (
+    AUTO,
+    DEFAULT_BACKEND,
+    DEFAULT_DEVICE,
+    DEFAULT_PRECISION,
+    ENGINE_BACKENDS,
+    open_runtime,
+)
 from tvlt_deploy.runtimes.base import Closing, Runtime
 from tvlt_deploy.tasks import PIXEL_PATCHES, TOKENS, token_counts
 
@@ -292,15 +300,18 @@ def load(
     bundle: str | os.PathLike[str] | Bundle,
     backend: str = DEFAULT_BACKEND,
     device: str = DEFAULT_DEVICE,
-    precision: str = DEFAULT_PRECISION,
+    precision: str | None = None,
     *,
     threads: int | None = None,
     allow_fallback: bool = False,
     trust_engine: str | None = None,
+    progress: Callable[[str], None] = lambda message: None,
 ) -> Pipeline:
     """Open a bundle for answering. Every file that is opened is hashed first.
 
     backend, device, precision: what runs is what was asked for; see `tvlt_deploy.runtimes.open_runtime` for errors.
+    The backend `auto` is the fastest that keeps its tolerance on this machine, tried once and then remembered: see
+    `tvlt_deploy.auto.choose`, to which `progress` belongs. precision: by default fp32, for `auto` any.
     threads: CPU threads of the engine, default all cores.
     allow_fallback: accept the CPU when the device cannot be had.
     trust_engine: for TensorRT, the SHA-256 of an engine that was not built here: an engine is code.
@@ -313,8 +324,12 @@ def load(
         )
     opened.check([PREPROCESSOR_FILE, CONFIG_FILE])
     processor = TvltProcessor.from_pretrained(opened.directory)
-    options = {} if trust_engine is None else {"trust_engine": trust_engine}
-    runtime = open_runtime(
-        opened, backend, device, precision, threads=threads, allow_fallback=allow_fallback, **options
-    )
+    options: dict[str, Any] = {"threads": threads, "allow_fallback": allow_fallback}
+    if backend == AUTO:
+        choice = choose(opened, device, precision, trust_engine=trust_engine, progress=progress, **options)
+        backend, device, precision = choice.backend, choice.device, choice.precision
+        trust_engine = trust_engine if backend in ENGINE_BACKENDS else None
+    if trust_engine is not None:
+        options["trust_engine"] = trust_engine
+    runtime = open_runtime(opened, backend, device, precision or DEFAULT_PRECISION, **options)
     return Pipeline(opened, runtime, processor)

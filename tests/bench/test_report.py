@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console
 from tvlt_deploy.bench import BenchReport, BenchRow, check_report_path
 from tvlt_deploy.bench.bystanders import bystander_text
 from tvlt_deploy.bench.clock import Statistics
+from tvlt_deploy.bench.page import page
 from tvlt_deploy.errors import UsageError
 
 
@@ -114,3 +116,17 @@ def test_other_suffixes_are_refused(made: BenchReport, tmp_path: Path, name: str
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
         check_report_path(tmp_path / "nowhere" / "report.json")
+
+
+def test_errors_stand_beside_the_speed(made: BenchReport) -> None:
+    rows = tuple(
+        dataclasses.replace(row, error=error, reference="torch fp32")
+        for row, error in zip(made.rows, (0.0, 0.0125, None), strict=True)
+    )
+    made = dataclasses.replace(made, rows=rows)
+    text = io.StringIO()
+    made.render(Console(file=text, width=200))
+    lines = [line.strip("│ \n").split("│") for line in text.getvalue().splitlines() if "ragged" in line]
+    assert [line[-1].strip() for line in lines[:2]] == ["reference", "1.3e-02"]
+    assert "<td>1.3e-02</td>" in page(made)
+    assert made.to_dict()["rows"][1]["error"] == 0.0125

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from tvlt_deploy.bench.rows import END_TO_END, PARTS, STAGES, BenchRow, memory_text
+from tvlt_deploy.bench.rows import END_TO_END, PARTS, STAGES, BenchRow, error_text, memory_text
 
 if TYPE_CHECKING:
     from tvlt_deploy.bench.report import BenchReport
@@ -45,7 +45,18 @@ def _section(report: BenchReport, rows: list[BenchRow]) -> str:
     longest = max((row.stages[END_TO_END].median for row in rows if row.stages), default=0.0)
     head = "".join(
         f"<th>{title}</th>"
-        for title in ("backend", *PARTS, "end to end", "p90", "p99", "repeats", "clips/s", "memory", "vs torch")
+        for title in (
+            "backend",
+            *PARTS,
+            "end to end",
+            "p90",
+            "p99",
+            "repeats",
+            "clips/s",
+            "memory",
+            "vs torch",
+            "error",
+        )
     )
     remarks = "".join(
         f'<p class="small">{escape(f"{row.name}: {remark}")}</p>\n' for row in rows for remark in row.remarks
@@ -88,5 +99,5 @@ def _cells(report: BenchReport, row: BenchRow) -> str:
         whole, ratio = row.stages[END_TO_END], report.speedup(row)
         cells += [f"{1000 * row.stages[stage].median:.4g}" if stage in row.stages else "-" for stage in STAGES]
         cells += [f"{1000 * whole.p90:.4g}", f"{1000 * whole.p99:.4g}", str(whole.repeats), f"{row.throughput:.4g}"]
-        cells += [memory_text(row.peak_memory), "-" if ratio is None else f"{ratio:.2f}x"]
+        cells += [memory_text(row.peak_memory), "-" if ratio is None else f"{ratio:.2f}x", error_text(row)]
     return f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvlt_deploy.bench.bystanders import bystander_text
 from tvlt_deploy.bench.page import page
-from tvlt_deploy.bench.rows import END_TO_END, PARTS, STAGES, BenchRow, memory_text
+from tvlt_deploy.bench.rows import END_TO_END, PARTS, STAGES, BenchRow, error_text, memory_text
 from tvlt_deploy.errors import UsageError
 from tvlt_deploy.files import write_json, write_text
 
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 REPORT_SUFFIXES = (".json", ".html")
 _BASELINE = ("torch", "fp32")
+CAPTION = (
+    "median times of one call in ms; p90 and p99 of the call end to end; "
+    "error: largest difference of the answers from the reference's, over their deviation"
+)
 
 
 @dataclass(frozen=True)
@@ -92,10 +96,10 @@ class BenchReport:
 
         for line in self.heading():
             console.print(line, markup=False, highlight=False)
-        table = Table(caption="median times of one call in ms; p90 and p99 of the call end to end")
+        table = Table(caption=CAPTION)
         table.add_column("workload")
         table.add_column("backend")
-        for title in (*PARTS, "end to end", "p90", "p99", "clips/s", "memory", "vs torch"):
+        for title in (*PARTS, "end to end", "p90", "p99", "clips/s", "memory", "vs torch", "error"):
             table.add_column(title, justify="right")
         for row in self.rows:
             table.add_row(*(escape(cell) for cell in self._cells(row)))
@@ -121,6 +125,7 @@ class BenchReport:
             f"{row.throughput:.4g}",
             memory_text(row.peak_memory),
             "-" if ratio is None else f"{ratio:.2f}x",
+            error_text(row),
         ]
 
     def write(self, path: str | os.PathLike[str]) -> None:

@@ -21,6 +21,8 @@ class BenchRow:
     clips: answered by one call. batches: (clips, frames, rows) of each batch the pipeline made of them.
     peak_memory: bytes, the most that a fresh process held which loaded the bundle and answered this workload alone.
     stable: whether times had settled when the warm-up of `warm_up_calls` calls ended.
+    error: largest difference of its answers from those of `reference`, over their deviation; None without one.
+    reference: backend and precision whose answers count as right; its own name where it is the one.
     """
 
     workload: str
@@ -36,6 +38,8 @@ class BenchRow:
     peak_memory: int | None = None
     warm_up_calls: int = 0
     stable: bool = True
+    error: float | None = None
+    reference: str = ""
 
     @property
     def name(self) -> str:
@@ -58,6 +62,13 @@ class BenchRow:
         """What a reader of this row's numbers must know."""
         unsettled = f"times had not settled after {self.warm_up_calls} warm-up calls" if not self.stable else ""
         return [remark for remark in (self.why, unsettled) if remark]
+
+
+def error_text(row: BenchRow) -> str:
+    """How far the answers are off, as a share of their deviation."""
+    if row.error is None:
+        return "-"
+    return "reference" if row.reference == row.name else f"{row.error:.1e}"
 
 
 def memory_text(size: int | None) -> str:

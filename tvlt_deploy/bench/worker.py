@@ -1,8 +1,8 @@
 """The process that is measured: one bundle, one backend, one precision, one workload.
 
 It reads requests from standard input and writes answers to standard output, one JSON value a line:
-`["open", {...}]` first, then `["warm_up", {...}]`, `["turn", {...}]` and `["summary", {}]`. An answer is
-`{"ok": value}` or `{"error": {"type", "message", "hint"}}`. The end of its input ends it.
+`["open", {...}]` first, then `["warm_up", {...}]`, `["turn", {...}]`, `["answers", {...}]` and `["summary", {}]`. An
+answer is `{"ok": value}` or `{"error": {"type", "message", "hint"}}`. The end of its input ends it.
 """
 
 from __future__ import annotations
@@ -66,10 +66,17 @@ class Session:
     """A pipeline with a stopwatch in it, and the workload it answers."""
 
     def __init__(
-        self, bundle: str, backend: str, device: str, precision: str, threads: int | None, workload: str
+        self,
+        bundle: str,
+        backend: str,
+        device: str,
+        precision: str,
+        threads: int | None,
+        trust_engine: str | None,
+        workload: str,
     ) -> None:
         start = time.perf_counter()
-        pipe = load(bundle, backend, device, precision, threads=threads)
+        pipe = load(bundle, backend, device, precision, threads=threads, trust_engine=trust_engine)
         self.load_seconds = time.perf_counter() - start
         self.watch = Stopwatch()
         image, sound = pipe.processor.image_processor, pipe.processor.feature_extractor
@@ -86,6 +93,15 @@ class Session:
         """Seconds of each stage of one call, and of the whole."""
         self.watch.seconds, self.watch.batches = {}, []
         start = time.perf_counter()
+        self._call()
+        return {**self.watch.seconds, END_TO_END: time.perf_counter() - start}
+
+    def answers(self, path: str) -> None:
+        """Write the task's first output for all clips, one value after another, to an .npy file."""
+        outputs = self._call()[self.pipe.task.output_names[0]]
+        np.save(path, np.concatenate([np.ravel(row) for row in outputs]))
+
+    def _call(self) -> dict[str, np.ndarray | list[np.ndarray]]:
         images: list[Any] = list(self.workload.images)
         audio: list[Any] = list(self.workload.audio)
         if self.workload.path is not None:
@@ -95,8 +111,7 @@ class Session:
                 "decode", read_clip, self.workload.path, frames=self.most_frames, max_seconds=self.most_seconds
             )
             images, audio = [clip.frames], [clip.waveform]
-        self.pipe(images=images, audio=audio, sampling_rate=self.rate)
-        return {**self.watch.seconds, END_TO_END: time.perf_counter() - start}
+        return self.pipe(images=images, audio=audio, sampling_rate=self.rate)
 
     def warm_up(self, seconds: float) -> dict[str, Any]:
         """See `clock.warm_up`."""

@@ -25,6 +25,7 @@ from tvlt_deploy.files import staged_directory
 from tvlt_deploy.media import SAMPLING_RATE
 from tvlt_deploy.processors import TvltProcessor
 from tvlt_deploy.processors.serialization import PREPROCESSOR_FILE
+from tvlt_deploy.runtimes import DEFAULT_BACKEND
 from tvlt_deploy.tasks import PRECISIONS, default_task, get_task
 
 EXPORTED_PRECISIONS = ("fp32", "fp16", "bf16")
@@ -180,7 +181,7 @@ def export(
         if verify:
             from tvlt_deploy.parity import verify as run_verify
 
-            run_verify(stage, progress=progress).raise_on_failure()
+            run_verify(stage, backends=(DEFAULT_BACKEND,), progress=progress).raise_on_failure()
         if not weights:
             (stage / WEIGHTS_FILE).unlink()
             Bundle(stage).update(lambda manifest: manifest["files"].pop(WEIGHTS_FILE))

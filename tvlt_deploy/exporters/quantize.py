@@ -29,7 +29,7 @@ from tvlt_deploy.bundle import (
 from tvlt_deploy.config import CONFIG_FILE
 from tvlt_deploy.errors import BundleError, EnvironmentLackError, UsageError
 from tvlt_deploy.pipeline import Pipeline, load
-from tvlt_deploy.runtimes import open_runtime
+from tvlt_deploy.runtimes import DEFAULT_BACKEND, open_runtime
 
 try:
     import onnx_ir
@@ -148,7 +148,10 @@ def quantize(
         if verify and "int8" in precisions:
             from tvlt_deploy.parity import verify as run_verify
 
-            run_verify(stage, precisions=("int8",), threads=threads, progress=progress).raise_on_failure()
+            report = run_verify(
+                stage, backends=(DEFAULT_BACKEND,), precisions=("int8",), threads=threads, progress=progress
+            )
+            report.raise_on_failure()
         opened.replace_precisions(Bundle(stage), QUANTIZED, {"calibration": receipt})
     return opened
 

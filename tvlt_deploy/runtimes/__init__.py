@@ -24,6 +24,8 @@ GRAPHS = {("openvino", "bf16"): "fp32"}
 """(backend, precision) -> precision of the graph it reads, where that is another: OpenVINO computes fp32 in bf16."""
 
 BACKENDS = tuple(PAIRS)
+AUTO = "auto"
+"""Stands for the backend and precision that `tvlt_deploy.auto` chooses."""
 DEFAULT_BACKEND = "onnxruntime"
 DEFAULT_DEVICE = "cpu"
 DEFAULT_PRECISION = "fp32"
@@ -82,6 +84,19 @@ def held_precisions(bundle: Bundle, backend: str, device: str = DEFAULT_DEVICE) 
             p for p in PAIRS[backend][kind] if (backend, p) in {(e.engine, e.precision) for e in bundle.engines}
         )
     return tuple(p for p in PAIRS[backend][kind] if GRAPHS.get((backend, p), p) in bundle.precisions)
+
+
+def present_backends(bundle: Bundle, device: str = DEFAULT_DEVICE) -> tuple[str, ...]:
+    """The backends besides torch that are installed and have something of this bundle to run."""
+    present = []
+    for backend in BACKENDS:
+        if backend != "torch" and held_precisions(bundle, backend, device):
+            try:
+                importlib.import_module(_MODULES[backend])
+            except EnvironmentLackError:
+                continue
+            present.append(backend)
+    return tuple(present)
 
 
 def open_runtime(

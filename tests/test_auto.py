@@ -1,0 +1,141 @@
+"""The choice of backend and precision: the fastest that is right on this machine, tried once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from tvlt_deploy import auto, load
+from tvlt_deploy.auto import choose
+from tvlt_deploy.bench import bench
+from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.cli import main
+from tvlt_deploy.errors import EnvironmentLackError, UsageError
+from tvlt_deploy.parity import synthetic_clip, verify
+
+PAIRS = [("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def remembered(cache: Path) -> list[Path]:
+    return sorted(cache.glob("tvlt-deploy/bundles/*/auto/*.json"))
+
+
+def test_all_that_the_bundle_holds_is_tried_and_the_fastest_taken(classification: Bundle, cache: Path) -> None:
+    choice = choose(classification, "cpu", threads=1)
+    assert [(tried.backend, tried.precision) for tried in choice.candidates] == PAIRS
+    times = {(tried.backend, tried.precision): tried.seconds for tried in choice.candidates}
+    assert times[choice.backend, choice.precision] == min(time for time in times.values() if time is not None)
+    (path,) = remembered(cache)
+    assert path.parent.parent.name == classification.digest
+    written = json.loads(path.read_text())
+    assert written["candidates"] == [dataclasses.asdict(tried) for tried in choice.candidates]
+    assert written["situation"]["versions"]["onnxruntime"]
+
+
+def test_a_choice_is_remembered_until_the_situation_changes(
+    classification: Bundle, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    first = choose(classification, "cpu", threads=1, progress=lines.append)
+    assert lines[0].startswith("trying 3 ways")
+    lines.clear()
+    assert choose(Bundle(classification.directory), "cpu", threads=1, progress=lines.append) == first
+    assert lines == []
+    choose(classification, "cpu", precision="bf16", threads=1, progress=lines.append)
+    assert lines[0].startswith("trying 1 ways")
+    lines.clear()
+    monkeypatch.setattr("tvlt_deploy.machine.cpu_model", lambda: "another processor")
+    choose(classification, "cpu", precision="bf16", threads=1, progress=lines.append)
+    assert len(lines) > 1
+    assert len(remembered(cache)) == 3
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"candidates": []}', '{"candidates": [{"backend": 3}]}', "[1"])
+def test_a_memory_that_cannot_be_read_is_made_anew(text: str, classification: Bundle, cache: Path) -> None:
+    choose(classification, "cpu", precision="bf16", threads=1)
+    (path,) = remembered(cache)
+    path.write_text(text)
+    assert choose(classification, "cpu", precision="bf16", threads=1).precision == "bf16"
+    assert json.loads(path.read_text())["candidates"]
+
+
+def test_what_misses_its_tolerance_is_never_taken(
+    classification: Bundle, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    strict = dataclasses.replace(auto.TOLERANCES["bf16"], relative=1e-9)
+    monkeypatch.setattr(auto, "TOLERANCES", {**auto.TOLERANCES, "bf16": strict})
+    choice = choose(classification, "cpu", threads=1)
+    missed = choice.candidates[2]
+    assert (choice.precision, missed.seconds) == ("fp32", None)
+    assert "difference / deviation of logits" in missed.why
+    with pytest.raises(EnvironmentLackError, match=r"in bf16.*missed by"):
+        choose(classification, "cpu", precision="bf16", threads=1)
+    assert len(remembered(cache)) == 1
+
+
+def test_a_device_that_is_not_there_is_an_error_unless_falling_back_was_allowed(classification: Bundle) -> None:
+    with pytest.raises(EnvironmentLackError, match=r"onnxruntime fp32: .*CUDA"):
+        choose(classification, "cuda", threads=1)
+    assert choose(classification, "cuda", threads=1, allow_fallback=True).device == "cpu"
+
+
+def test_without_fp32_answers_there_is_no_choice(classification: Bundle, copy_of: Callable[[Bundle], Path]) -> None:
+    directory = copy_of(classification)
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest["variants"] = [{**manifest["variants"][0], "precision": "fp16"}]
+    manifest["files"].pop("model.safetensors")
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(EnvironmentLackError, match=r"no fp32 answers.*torch: the bundle holds no fp32"):
+        choose(Bundle(directory), "cpu", threads=1)
+    with pytest.raises(EnvironmentLackError, match="cpu in int8: the bundle holds nothing for that"):
+        choose(Bundle(directory), "cpu", precision="int8")
+    with pytest.raises(UsageError, match="'fp64'"):
+        choose(Bundle(directory), "cpu", precision="fp64")
+
+
+def test_what_runs_is_what_was_chosen(classification: Bundle) -> None:
+    choice = choose(classification, "cpu", threads=1)
+    feeds = synthetic_clip(classification.config, 2, 3, 1)
+    with load(classification, "auto", threads=1) as pipe:
+        assert (pipe.runtime.backend, pipe.runtime.precision) == (choice.backend, choice.precision)
+        found = pipe.runtime.run(feeds)["logits"]
+    with load(classification, choice.backend, precision=choice.precision, threads=1) as pipe:
+        assert np.array_equal(found, pipe.runtime.run(feeds)["logits"])
+
+
+def test_verify_and_bench_take_it_too(classification: Bundle, copy_of: Callable[[Bundle], Path]) -> None:
+    bundle = Bundle(copy_of(classification))
+    choice = choose(bundle, "cpu", precision="bf16", threads=1)
+    verdicts = verify(bundle, backends=["auto"], precisions=["bf16"], threads=1).verdicts
+    assert [(verdict.backend, verdict.precision) for verdict in verdicts] == [(choice.backend, "bf16")]
+    report = bench(bundle, ["auto"], ["bf16"], ["image10"], threads=1, seconds=0)
+    (row,) = report.rows
+    assert (row.name, row.reference) == ("openvino bf16", "onnxruntime fp32")
+    assert row.error is not None
+    assert 0 < row.error < 0.1
+
+
+def test_the_command_says_what_it_tries(classification: Bundle, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "red.png")
+    arguments = ["run", str(classification.directory), str(tmp_path / "red.png"), "--backend", "auto", "--json"]
+    first = CliRunner().invoke(main, [*arguments, "--threads", "1"])
+    assert first.exit_code == 0, first.stderr
+    assert "openvino bf16: " in first.stderr
+    again = CliRunner().invoke(main, [*arguments, "--threads", "1"])
+    assert "openvino bf16: " not in again.stderr
+    assert again.stdout == first.stdout
