@@ -1,9 +1,10 @@
-"""Side by side in one run: transformers 4.40.2, its plain ONNX export, and tvlt_deploy.
+"""Side by side in one run: transformers 4.40.2, its plain ONNX export on ONNX Runtime and OpenVINO, and tvlt_deploy.
 
     python benchmarks/peers.py [--config base|small] [--repeats N] [--threads N] [--json FILE] [--folder DIR]
 
-All contenders load the same seeded random weights, use the same number of threads, and take turns. The exit status says
-only whether it ran: the targets are printed beside the ratios, and nothing is asserted.
+All contenders load the same seeded random weights, use the same number of threads, and take turns; both int8 models are
+calibrated on the same clips. The exit status says only whether it ran: the targets are printed beside the ratios, and
+nothing is asserted. OpenVINO's int8 peer wants `pip install nncf`; without it that peer is left out and said so.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import openvino
 import torch
 import transformers
 from rich.console import Console
@@ -33,8 +35,11 @@ import tvlt_deploy
 from tvlt_deploy import machine
 from tvlt_deploy.bench.bystanders import Bystanders, bystander_text
 from tvlt_deploy.bench.workloads import Workload, make_workload
+from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.config import TvltConfig
+from tvlt_deploy.exporters.quantize import quantize
 from tvlt_deploy.files import write_json
+from tvlt_deploy.parity import synthetic_clip
 from tvlt_deploy.reference.weights import init_checkpoint
 
 RATE = 44100
@@ -44,7 +49,16 @@ CONFIGS = {
     "small": {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 768},
 }
 EAGER, NAIVE, OURS = "transformers eager", "plain ONNX export", "tvlt_deploy"
-NAMES = {"eager": EAGER, "naive": NAIVE, "np": "transformers np", "pt": "transformers pt", "features": "transformers"}
+OPENVINO, NNCF, OURS_FP32 = "plain export, OpenVINO bf16", "plain export, OpenVINO NNCF int8", "tvlt_deploy fp32"
+NAMES = {
+    "eager": EAGER,
+    "naive": NAIVE,
+    "nncf": NNCF,
+    "fp32": OURS_FP32,
+    "np": "transformers np",
+    "pt": "transformers pt",
+    "features": "transformers",
+}
 PAUSE = 0.05  # seconds between calls, so that one contender's threads have stopped spinning when the next begins
 
 IMPORT_TARGET, MEMORY_TARGET = 0.2, 1.6e9
@@ -155,6 +169,63 @@ class Peers:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self.session = onnxruntime.InferenceSession(str(naive), options, providers=["CPUExecutionProvider"])
+        clips = self.calibration_clips()
+        if "int8" not in Bundle(bundle).precisions:
+            say("calibrating the bundle")
+            quantize(bundle, clips, verify=False)
+        self.naive, self.threads = naive, threads
+        self.clips = clips
+
+    def calibration_clips(self) -> list[dict[str, np.ndarray]]:
+        """What both int8 models are calibrated on."""
+        config = Bundle(self.bundle).config
+        sizes = [(frames, min(steps, config.time_patches)) for frames, steps in ((1, 5), (2, 27), (4, 20), (8, 54))]
+        return [synthetic_clip(config, *size, 300 + index) for index, size in enumerate(sizes)]
+
+    def openvino(self, model: openvino.Model, precision: str) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
+        """The model compiled as OpenVINO's manual says for one stream."""
+        hints = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+        threads = {"INFERENCE_NUM_THREADS": self.threads}
+        request = openvino.Core().compile_model(model, "CPU", {**hints, **threads}).create_infer_request()
+
+        def run(feeds: dict[str, np.ndarray]) -> np.ndarray:
+            request.infer(feeds, share_inputs=True)
+            logits: np.ndarray = request.get_output_tensor(0).data.copy()
+            return logits
+
+        return run
+
+    def nncf(self) -> openvino.Model | None:
+        """The plain export quantized as NNCF's manual says for a transformer; None without NNCF."""
+        try:
+            import nncf
+        except ImportError:
+            say("nncf is not installed: its int8 model is left out")
+            return None
+        say("quantizing the plain export with NNCF")
+        model, dataset = openvino.Core().read_model(self.naive), nncf.Dataset(self.clips)
+        return nncf.quantize(model, dataset, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(self.clips))
+
+    def half(self, feeds: dict[str, np.ndarray], eager: Callable[[], np.ndarray]) -> Calls:
+        """bf16: the plain export on OpenVINO against ours."""
+        plain = self.openvino(openvino.Core().read_model(self.naive), "bf16")
+        ours = tvlt_deploy.load(self.bundle, "openvino", precision="bf16", threads=self.threads).runtime
+        return {EAGER: eager, OPENVINO: lambda: plain(feeds), OURS: lambda: ours.run(feeds)["logits"]}
+
+    def quantized(self, feeds: dict[str, np.ndarray], eager: Callable[[], np.ndarray]) -> Calls:
+        """int8 on OpenVINO: the plain export quantized by hand against ours."""
+        ours = tvlt_deploy.load(self.bundle, "openvino", precision="int8", threads=self.threads).runtime
+        calls: Calls = {EAGER: eager, OURS: lambda: ours.run(feeds)["logits"]}
+        model = self.nncf()
+        if model is not None:
+            plain = self.openvino(model, "bf16")
+            calls[NNCF] = lambda: plain(feeds)
+        return calls
+
+    def quantized_onnxruntime(self, feeds: dict[str, np.ndarray]) -> Calls:
+        """int8 on ONNX Runtime against fp32 there, both ours."""
+        ours = tvlt_deploy.load(self.bundle, precision="int8", threads=self.threads).runtime
+        return {OURS_FP32: lambda: self.ours.runtime.run(feeds)["logits"], OURS: lambda: ours.run(feeds)["logits"]}
 
     def feeds(self, workload: Workload, return_tensors: str) -> dict[str, Any]:
         """One clip through transformers' processors."""
@@ -270,6 +341,7 @@ def measure(folder: Path, options: argparse.Namespace) -> Results:
     results = Results(options.config, options.threads, options.repeats, described, versions)
     image10, clip10, ragged = (make_workload(name, 8, 24.0, RATE) for name in ("image10", "clip10", "ragged"))
     quick, slow = max(10, options.repeats), options.repeats
+    feeds, eager = peers.feeds(clip10, "np"), peers.model_only(clip10)[EAGER]
     bystanders = Bystanders()
     results.scenarios += [
         compare("10 s of sound, features", peers.features(clip10), quick, features=2.5),
@@ -279,6 +351,9 @@ def measure(folder: Path, options: argparse.Namespace) -> Results:
         compare("clip10, model only", peers.model_only(clip10), slow, eager=2.4, naive=1.1),
         compare("clip10, end to end", peers.end_to_end(clip10), slow, eager=2.4, naive=1.1),
         compare("ragged, end to end", peers.ragged(ragged), slow, naive=2.0),
+        compare("clip10, bf16 on OpenVINO", peers.half(feeds, eager), slow, eager=5.0),
+        compare("clip10, int8 on OpenVINO", peers.quantized(feeds, eager), slow, eager=7.0, nncf=1.08),
+        compare("clip10, int8 on ONNX Runtime", peers.quantized_onnxruntime(feeds), slow, fp32=1.3),
     ]
     results.bystander_cores = bystanders.cores()
     results.import_seconds, results.import_loads_torch = import_time(options.repeats)

@@ -17,14 +17,15 @@ import torch
 
 from tests import truth
 from tests.conftest import FORMS
-from tvlt_deploy.bundle import Bundle
-from tvlt_deploy.errors import BundleError, EnvironmentLackError, InputError
+from tvlt_deploy.bundle import STANDARD_FORM, Bundle
+from tvlt_deploy.errors import BundleError, EnvironmentLackError, InputError, UsageError
 from tvlt_deploy.files import sha256_of
+from tvlt_deploy.parity import synthetic_clip
 from tvlt_deploy.runtimes import onnxruntime as engine
 from tvlt_deploy.runtimes import open_runtime
 from tvlt_deploy.tasks import TASKS
 
-CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+CUDA, CPU, TENSORRT = "CUDAExecutionProvider", "CPUExecutionProvider", "TensorrtExecutionProvider"
 
 
 @pytest.fixture
@@ -148,6 +149,41 @@ def test_bound_inputs_and_outputs_give_the_same_answers(runtime: Any) -> None:
         arrays = engine.check_feeds(truth.feeds(runtime.config, *case), runtime.inputs, runtime.config)
         bound = dict(zip(runtime.outputs, runtime._run_bound(runtime.session, arrays), strict=True))
         np.testing.assert_array_equal(bound["logits"], runtime.run(arrays)["logits"])
+
+
+def test_recorded_work_gives_the_same_answers(classification: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    # the path of CUDA graphs, with the CPU as the device: buffers stay, contents change
+    monkeypatch.setattr(engine, "MAX_GRAPHS", 2)
+    options: list[str] = []
+    graph_options = engine._graph_options
+    monkeypatch.setattr(engine, "_graph_options", lambda graph: options.append(graph) or graph_options(graph))
+    with open_runtime(classification, "onnxruntime", form=STANDARD_FORM, threads=1) as plain:
+        recorded = engine.OnnxRuntime(classification, plain.session, "cpu", "fp32", cuda_graphs=True)
+        first = None
+        for seed in (1, 2, 3):
+            for size in ((1, 1, 1), (3, 4, 7), (2, 2, 3)):
+                feeds = synthetic_clip(classification.config, *size[1:], seed)
+                answers = recorded.run(feeds)["logits"]
+                np.testing.assert_array_equal(answers, plain.run(feeds)["logits"])
+                first = answers if first is None else first
+        np.testing.assert_array_equal(  # an earlier answer is the caller's own
+            first, plain.run(synthetic_clip(classification.config, 1, 1, 1))["logits"]
+        )
+        assert options == ["1", "2", "-1", "-1", "-1"]  # the third shape finds no room, each time
+        assert len(recorded._recorded) == 2
+
+
+def test_options_of_cuda_elsewhere_are_refused(classification: Bundle) -> None:
+    for options, says in (
+        ({"provider": "tensorrt"}, "provider is 'tensorrt' on cpu; wanted cuda or tensorrt, on a CUDA device"),
+        ({"cuda_graphs": True}, "cuda_graphs want a CUDA device"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            open_runtime(classification, "onnxruntime", **options)
+    with pytest.raises(UsageError, match="provider is 'rocm' on cuda"):
+        open_runtime(classification, "onnxruntime", "cuda", provider="rocm")
+    with pytest.raises(UsageError, match="cuda_graphs want"):
+        open_runtime(classification, "onnxruntime", "cuda", provider="tensorrt", cuda_graphs=True)
 
 
 def test_a_graph_that_onnx_runtime_cannot_read_is_the_bundle_s_fault(
@@ -274,6 +310,45 @@ def test_a_provider_that_fails_to_start_is_an_error_or_the_cpu(
     assert all(options["enable_fallback"] == 0 for options in options_seen)
 
 
+@pytest.mark.parametrize(
+    ("options", "first"),
+    [
+        ({"cuda_graphs": True}, (CUDA, {"device_id": 1, "use_tf32": 0, "enable_cuda_graph": 1})),
+        ({"provider": "cuda"}, (CUDA, {"device_id": 1, "use_tf32": 0})),
+        ({"provider": "tensorrt"}, TENSORRT),
+    ],
+)
+def test_providers_get_their_options(
+    options: dict[str, Any], first: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classification: Bundle
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    asked: list[Any] = []
+
+    def start(*args: Any, **options: Any) -> Any:
+        asked.extend(options["providers"])
+        raise RuntimeError(f"{asked[0][0]} failed: no driver")
+
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
+    monkeypatch.setattr(ort, "InferenceSession", start)
+    with pytest.raises(EnvironmentLackError, match=r"provider failed: .* failed: no driver"):
+        open_runtime(classification, "onnxruntime", "cuda:1", **options)
+    if first == TENSORRT:
+        name, values = asked.pop(0)
+        assert (name, values["device_id"], values["trt_engine_cache_enable"]) == (TENSORRT, 1, True)
+        assert Path(values["trt_engine_cache_path"]).is_relative_to(tmp_path)
+        first = (CUDA, {"device_id": 1, "use_tf32": 0})
+    assert asked == [first, CPU]
+
+
+@pytest.mark.usefixtures("claims_cuda")
+def test_a_tensorrt_provider_that_is_not_there_is_an_error(
+    packages: Callable[..., None], classification: Bundle
+) -> None:
+    packages(onnxruntime_gpu="1.31.0")
+    with pytest.raises(EnvironmentLackError, match="this ONNX Runtime has no TensorrtExecutionProvider"):
+        open_runtime(classification, "onnxruntime", "cuda", provider="tensorrt")
+
+
 def test_torch_without_cuda_is_an_error_or_the_cpu(monkeypatch: pytest.MonkeyPatch, classification: Bundle) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(
@@ -336,3 +411,16 @@ def test_cuda_really_is_cuda_and_inputs_are_bound_to_it(
         assert opened.session._model_path.endswith("fp32/model.onnx")
         opened.run(truth.feeds(classification.config, 2, 2, 3))
     assert placed == ["cuda"] * 4
+
+
+@pytest.mark.parametrize("task", [pytest.param(task, marks=needs_cuda_provider) for task in TASKS])
+def test_cuda_graphs_agree(task: str, bundle_of: Callable[..., Bundle]) -> None:
+    bundle = bundle_of(task)
+    with (
+        open_runtime(bundle, "onnxruntime", "cuda", cuda_graphs=True) as device,
+        open_runtime(bundle, "torch") as reference,
+    ):
+        for _ in range(3):  # run as it is, recorded, repeated
+            for case in truth.CASES:
+                values = feeds_of(bundle, *case)
+                truth.assert_close(device.run(values), reference.run(values))

@@ -109,7 +109,8 @@ def open_runtime(
     """The runtime of a backend on a bundle, ready to run.
 
     options: `threads` (CPU threads, default all cores), `allow_fallback` (accept the CPU when a device cannot be had);
-    for engines `trust_engine` (the SHA-256 of one that was not built here) and `cuda_graphs`.
+    `cuda_graphs` (engines and ONNX Runtime on CUDA); for engines `trust_engine` (the SHA-256 of one that was not built
+    here); for ONNX Runtime `form` and `provider` (see `tvlt_deploy.runtimes.onnxruntime.open`).
     Raises `UsageError` and `EnvironmentLackError` as `check_pair` does, `EnvironmentLackError` for a package or device
     that is missing, and `BundleError` for files that do not match the manifest.
     """
