@@ -1,6 +1,7 @@
 """Side by side in one run: transformers 4.40.2, its plain ONNX export on ONNX Runtime and OpenVINO, and tvlt_deploy.
 
-    python benchmarks/peers.py [--config base|small] [--repeats N] [--threads N] [--json FILE] [--folder DIR]
+    python benchmarks/peers.py [--config base|small] [--repeats N] [--threads N] [--scenario PART] [--json FILE]
+        [--folder DIR]
 
 All contenders load the same seeded random weights, use the same number of threads, and take turns; both int8 models are
 calibrated on the same clips. The exit status says only whether it ran: the targets are printed beside the ratios, and
@@ -206,14 +207,16 @@ class Peers:
         model, dataset = openvino.Core().read_model(self.naive), nncf.Dataset(self.clips)
         return nncf.quantize(model, dataset, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(self.clips))
 
-    def half(self, feeds: dict[str, np.ndarray], eager: Callable[[], np.ndarray]) -> Calls:
+    def half(self, workload: Workload) -> Calls:
         """bf16: the plain export on OpenVINO against ours."""
+        feeds, eager = self.feeds(workload, "np"), self.model_only(workload)[EAGER]
         plain = self.openvino(openvino.Core().read_model(self.naive), "bf16")
         ours = tvlt_deploy.load(self.bundle, "openvino", precision="bf16", threads=self.threads).runtime
         return {EAGER: eager, OPENVINO: lambda: plain(feeds), OURS: lambda: ours.run(feeds)["logits"]}
 
-    def quantized(self, feeds: dict[str, np.ndarray], eager: Callable[[], np.ndarray]) -> Calls:
+    def quantized(self, workload: Workload) -> Calls:
         """int8 on OpenVINO: the plain export quantized by hand against ours."""
+        feeds, eager = self.feeds(workload, "np"), self.model_only(workload)[EAGER]
         ours = tvlt_deploy.load(self.bundle, "openvino", precision="int8", threads=self.threads).runtime
         calls: Calls = {EAGER: eager, OURS: lambda: ours.run(feeds)["logits"]}
         model = self.nncf()
@@ -222,8 +225,9 @@ class Peers:
             calls[NNCF] = lambda: plain(feeds)
         return calls
 
-    def quantized_onnxruntime(self, feeds: dict[str, np.ndarray]) -> Calls:
+    def quantized_onnxruntime(self, workload: Workload) -> Calls:
         """int8 on ONNX Runtime against fp32 there, both ours."""
+        feeds = self.feeds(workload, "np")
         ours = tvlt_deploy.load(self.bundle, precision="int8", threads=self.threads).runtime
         return {OURS_FP32: lambda: self.ours.runtime.run(feeds)["logits"], OURS: lambda: ours.run(feeds)["logits"]}
 
@@ -341,20 +345,22 @@ def measure(folder: Path, options: argparse.Namespace) -> Results:
     results = Results(options.config, options.threads, options.repeats, described, versions)
     image10, clip10, ragged = (make_workload(name, 8, 24.0, RATE) for name in ("image10", "clip10", "ragged"))
     quick, slow = max(10, options.repeats), options.repeats
-    feeds, eager = peers.feeds(clip10, "np"), peers.model_only(clip10)[EAGER]
-    bystanders = Bystanders()
-    results.scenarios += [
-        compare("10 s of sound, features", peers.features(clip10), quick, features=2.5),
-        compare("8 frames of 640x360", peers.images(clip10), quick, np=1.0),
-        compare("image10, model only", peers.model_only(image10), slow),
-        compare("image10, end to end", peers.end_to_end(image10), slow),
-        compare("clip10, model only", peers.model_only(clip10), slow, eager=2.4, naive=1.1),
-        compare("clip10, end to end", peers.end_to_end(clip10), slow, eager=2.4, naive=1.1),
-        compare("ragged, end to end", peers.ragged(ragged), slow, naive=2.0),
-        compare("clip10, bf16 on OpenVINO", peers.half(feeds, eager), slow, eager=5.0),
-        compare("clip10, int8 on OpenVINO", peers.quantized(feeds, eager), slow, eager=7.0, nncf=1.08),
-        compare("clip10, int8 on ONNX Runtime", peers.quantized_onnxruntime(feeds), slow, fp32=1.3),
+    scenarios: list[tuple[str, Callable[[], Calls], int, dict[str, float]]] = [
+        ("10 s of sound, features", lambda: peers.features(clip10), quick, {"features": 2.5}),
+        ("8 frames of 640x360", lambda: peers.images(clip10), quick, {"np": 1.0}),
+        ("image10, model only", lambda: peers.model_only(image10), slow, {}),
+        ("image10, end to end", lambda: peers.end_to_end(image10), slow, {}),
+        ("clip10, model only", lambda: peers.model_only(clip10), slow, {"eager": 2.4, "naive": 1.1}),
+        ("clip10, end to end", lambda: peers.end_to_end(clip10), slow, {"eager": 2.4, "naive": 1.1}),
+        ("ragged, end to end", lambda: peers.ragged(ragged), slow, {"naive": 2.0}),
+        ("clip10, bf16 on OpenVINO", lambda: peers.half(clip10), slow, {"eager": 5.0}),
+        ("clip10, int8 on OpenVINO", lambda: peers.quantized(clip10), slow, {"eager": 7.0, "nncf": 1.08}),
+        ("clip10, int8 on ONNX Runtime", lambda: peers.quantized_onnxruntime(clip10), slow, {"fp32": 1.3}),
     ]
+    bystanders = Bystanders()
+    for name, calls, repeats, targets in scenarios:
+        if any(part in name for part in options.scenario or [""]):
+            results.scenarios.append(compare(name, calls(), repeats, **targets))
     results.bystander_cores = bystanders.cores()
     results.import_seconds, results.import_loads_torch = import_time(options.repeats)
     results.peak_memory = peak_memory(peers.bundle, options.threads)
@@ -397,6 +403,7 @@ def main() -> None:
     parser.add_argument("--config", choices=CONFIGS, default="base", help="base: the default model; small: a quick try")
     parser.add_argument("--repeats", type=int, default=5, help="measured calls of each contender (default 5)")
     parser.add_argument("--threads", type=int, default=machine.usable_cores(), help="of each contender")
+    parser.add_argument("--scenario", action="append", metavar="PART", help="only those named so; repeatable")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured")
     parser.add_argument(
         "--folder", type=Path, metavar="DIR", help="keep checkpoint, bundle and export for the next run"
