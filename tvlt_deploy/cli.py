@@ -24,7 +24,15 @@ import click
 from tvlt_deploy import __version__
 from tvlt_deploy.bundle import QUANTIZED
 from tvlt_deploy.errors import EnvironmentLackError, FileRefusedError, TvltError, UsageError
-from tvlt_deploy.runtimes import AUTO, BACKENDS, DEFAULT_BACKEND, DEFAULT_DEVICE, DEFAULT_PRECISION, ENGINE_BACKENDS
+from tvlt_deploy.runtimes import (
+    AUTO,
+    BACKENDS,
+    DEFAULT_BACKEND,
+    DEFAULT_DEVICE,
+    DEFAULT_PRECISION,
+    ENGINE_BACKENDS,
+    check_pair,
+)
 from tvlt_deploy.tasks import PRECISIONS, TASKS
 
 if TYPE_CHECKING:
@@ -32,6 +40,7 @@ if TYPE_CHECKING:
 
     from tvlt_deploy.batch import FileAnswer, Source
     from tvlt_deploy.bundle import Bundle, Engine
+    from tvlt_deploy.locate import Location
     from tvlt_deploy.parity import Report
 
 INTERRUPTED = 130
@@ -364,6 +373,9 @@ def build(
 @_device
 @_threads
 @_trust
+@click.option(
+    "--locate", is_flag=True, help="Also name the first layer out of tolerance, and rank the layers of int8 for --keep."
+)
 @_json
 def verify(
     bundle: Path,
@@ -372,6 +384,7 @@ def verify(
     device: str,
     threads: int | None,
     trust_engine: str | None,
+    locate: bool,
     as_json: bool,
     progress: Progress,
 ) -> None:
@@ -381,6 +394,16 @@ def verify(
     """
     from tvlt_deploy.parity import verify as measure
 
+    if locate:
+        asked = backends or (DEFAULT_BACKEND,)
+        if DEFAULT_BACKEND not in asked or device != DEFAULT_DEVICE:
+            raise UsageError(
+                f"--locate runs {DEFAULT_BACKEND} on {DEFAULT_DEVICE}; asked for are {', '.join(asked)} on {device}",
+                hint=f"use it with --backend {DEFAULT_BACKEND}",
+            )
+        for precision in precisions:
+            check_pair(DEFAULT_BACKEND, DEFAULT_DEVICE, precision)
+        from tvlt_deploy.locate import locate as compare  # before any work: it says what is not installed
     report = measure(
         bundle,
         backends=backends or None,
@@ -390,12 +413,36 @@ def verify(
         trust_engine=trust_engine,
         progress=progress,
     )
+    located = compare(bundle, precisions=precisions or None, threads=threads, progress=progress) if locate else []
     progress.done()
     if as_json:
-        _print_json(report.to_dict())
+        more = {"locations": [each.to_dict() for each in located]} if locate else {}
+        _print_json({**report.to_dict(), **more})
     else:
         _show_report(report)
+        for each in located:
+            _show_location(each)
     report.raise_on_failure()
+
+
+def _show_location(location: Location, most: int = 10) -> None:
+    name, limit = f"{location.precision} {location.form}", f"wanted <= {location.limit:.3g}"
+    if location.first is not None:
+        click.echo(
+            f"{name}: the first layer out of tolerance is {location.first.layer}: {location.first.error:.3g}, {limit}"
+        )
+    else:
+        worst = max(location.layers, key=lambda each: each.error)
+        click.echo(f"{name}: no layer is out of tolerance; the worst is {worst.layer}: {worst.error:.3g}, {limit}")
+    if location.ranking:
+        output = {each.layer: each.error for each in location.layers}
+        more = len(location.ranking) - most
+        _table(
+            f"{name}: what quantizing each layer adds to the answer's error"
+            + (f" ({more} more in --json)" if more > 0 else ""),
+            ("layer", "adds, in deviations of the answer", "error of its output"),
+            ((each.layer, f"{each.error:.3g}", f"{output[each.layer]:.3g}") for each in location.ranking[:most]),
+        )
 
 
 def _show_report(report: Report) -> None:

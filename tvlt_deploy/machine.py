@@ -150,6 +150,7 @@ def diagnose() -> list[Finding]:
     """What of the toolkit works on this machine: exporting, media, and every backend on every kind of device."""
     findings = [
         _packages_finding("export and verify", ("torch", "onnx", "onnxscript", "safetensors"), "export"),
+        _packages_finding("verify --locate", ("polygraphy", "onnx-ir", "onnxruntime"), "cpu,polygraphy"),
         _packages_finding("media files", ("av", "soxr"), "media"),
         _packages_finding("torch on cpu", ("torch", "safetensors"), "export"),
     ]

@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from tvlt_deploy.errors import EnvironmentLackError, UsageError, VerdictError
+from tvlt_deploy.errors import UsageError, VerdictError
 
 HALF_TYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 LARGEST_FP16 = 65504.0
@@ -211,18 +211,10 @@ def largest_activation(
     computes many half-precision operators in fp32, so that such a value may well be finite.) Raises
     `EnvironmentLackError` without onnxruntime.
     """
-    try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise EnvironmentLackError("onnxruntime is not installed", hint="pip install 'tvlt-deploy[cpu]'") from error
+    from tvlt_deploy.runtimes.onnxruntime import open_graph
+
     model, names = range_probe(ir.load(path))
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.enable_mem_pattern = False
-    options.intra_op_num_threads = threads or 0
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(Path(path).parent))
-    content = ir.to_proto(model).SerializeToString()
-    session = ort.InferenceSession(content, sess_options=options, providers=["CPUExecutionProvider"])
+    session = open_graph(ir.to_proto(model).SerializeToString(), Path(path).parent, threads)
     peaks = np.zeros(len(names))
     for feeds in batches:
         peaks = np.maximum(peaks, session.run(["peaks"], dict(feeds))[0])

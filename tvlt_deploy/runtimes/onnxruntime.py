@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -78,6 +79,13 @@ def _session_options(threads: int | None) -> ort.SessionOptions:
     if threads is not None:
         options.intra_op_num_threads = threads
     return options
+
+
+def open_graph(content: bytes, folder: str | os.PathLike[str], threads: int | None = None) -> ort.InferenceSession:
+    """A CPU session on an altered graph: a serialized model whose external weights lie in `folder`."""
+    options = _session_options(threads)
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.fspath(folder))
+    return ort.InferenceSession(content, sess_options=options, providers=[CPU_PROVIDER])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,353 @@
+"""Which layer is at fault when a graph misses its tolerance, and which quantized layers cost the answer most.
+
+The fp32 graph is the truth, so that no torch is needed. Polygraphy marks the outputs of the layers in two graphs, runs
+both side by side on ONNX Runtime and compares them. Layers have the names of the graphs' weights, which are those that
+`tvlt-deploy quantize --keep` takes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tvlt_deploy.bundle import ONNXRUNTIME_CPU_FORM, STANDARD_FORM, Bundle, Variant
+from tvlt_deploy.errors import EnvironmentLackError, UsageError
+from tvlt_deploy.parity import Case, Feeds, Outputs, Progress, deviation, fidelity_cases
+from tvlt_deploy.runtimes import DEFAULT_BACKEND, check_pair, held_precisions
+from tvlt_deploy.tasks import TOLERANCES, Task
+
+try:
+    import onnx_ir
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+    from polygraphy.backend.onnx import modify_outputs
+    from polygraphy.backend.onnxrt import OnnxrtRunner
+    from polygraphy.comparator import Comparator
+    from polygraphy.logger import G_LOGGER
+
+    from tvlt_deploy.exporters.qdq import LARGEST, insert_pairs
+    from tvlt_deploy.runtimes.onnxruntime import open_graph
+except ImportError as error:
+    raise EnvironmentLackError(
+        f"locating needs {error.name}, which is not installed", hint="pip install 'tvlt-deploy[cpu,polygraphy]'"
+    ) from error
+
+LAYERS_AT_A_TIME = 36
+"""Layers compared in one pass, those of four transformer layers: memory holds their outputs of one case, twice."""
+_MOVES = {"Cast", "DequantizeLinear", "Expand", "Reshape", "Slice"}
+"""What a parameter may pass through on its way to the node that computes with it."""
+_SMOOTHED = {"norm_before": ("query", "key", "value"), "value": ("project",), "norm_after": ("expand",)}
+"""In a transformer layer: what SmoothQuant divides by its factors -> what it multiplies with them, in that order."""
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """A layer and the error found for it."""
+
+    layer: str
+    error: float
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where one graph departs from the fp32 graph.
+
+    layers: in graph order, the error of each layer's output (`row_error`, the worst of all cases).
+    limit: the error at which the cosine of a row leaves the tolerance of the precision.
+    ranking: for int8, what each quantized layer adds to the answer (`rank_layers`), largest first.
+    """
+
+    precision: str
+    form: str
+    path: str
+    limit: float
+    layers: tuple[LayerError, ...]
+    ranking: tuple[LayerError, ...] = ()
+
+    @property
+    def first(self) -> LayerError | None:
+        """The first layer in graph order whose output leaves the tolerance."""
+        return next((layer for layer in self.layers if not layer.error <= self.limit), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`; a number that is not finite is written as text."""
+        finite = lambda value: value if math.isfinite(value) else str(value)  # noqa: E731
+        rows = lambda layers: [{"layer": each.layer, "error": finite(each.error)} for each in layers]  # noqa: E731
+        return {
+            "precision": self.precision,
+            "form": self.form,
+            "path": self.path,
+            "first": None if self.first is None else self.first.layer,
+            "limit": self.limit,
+            "layers": rows(self.layers),
+            "ranking": rows(self.ranking),
+        }
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A graph in memory and the folder that its weights are read from."""
+
+    model: onnx_ir.Model
+    folder: Path
+
+    @classmethod
+    def load(cls, bundle: Bundle, variant: Variant) -> Graph:
+        """A graph of a bundle; its files are hashed before they are parsed. Raises `BundleError`."""
+        bundle.check(variant.files)
+        path = bundle.path(variant.path)
+        return cls(onnx_ir.load(path), path.parent)
+
+
+def locate(
+    bundle: str | os.PathLike[str] | Bundle,
+    *,
+    precisions: Sequence[str] | None = None,
+    threads: int | None = None,
+    progress: Progress = lambda message: None,
+) -> list[Location]:
+    """Compare the graphs that ONNX Runtime runs on a CPU with the standard fp32 graph, layer by layer.
+
+    precisions: by default all that the bundle holds and ONNX Runtime runs. The layers of int8 are ranked once, in the
+    form made for ONNX Runtime: all forms have the same weights and steps.
+
+    Raises `UsageError` for a bundle without the fp32 graph, or without another to compare with it; `BundleError` for
+    altered files, and `EnvironmentLackError` for a precision that ONNX Runtime does not run on a CPU.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
+    variants = list(_variants(opened, precisions))
+    if not variants:
+        raise UsageError(
+            f"{opened.directory} holds no graph to compare with the fp32 graph",
+            hint="export it with --precision fp16, or add int8 with tvlt-deploy quantize",
+        )
+    cases = list(fidelity_cases(opened.task, opened.config))
+    locations = []
+    for variant in variants:
+        name = f"{variant.precision} {variant.form}"
+        graph, exact = Graph.load(opened, variant), _exact(opened, variant)
+        layers: list[LayerError] = []
+        ranking: list[LayerError] = []
+        for names in _groups(exact, graph):
+            step = f"{name}, layers {len(layers) + 1} to {len(layers) + len(names)}"
+            layers += compare_layers(exact, graph, names, _announced(cases, step, progress), threads)
+        if (variant.precision, variant.form) == ("int8", ONNXRUNTIME_CPU_FORM):
+            exact = _exact(opened, variant, ONNXRUNTIME_CPU_FORM)
+            ranking = rank_layers(opened.task, exact, input_limits(graph), _short_cases(cases), threads, progress)
+        limit = math.sqrt(2 * (1 - TOLERANCES[variant.precision].cosine))
+        locations.append(Location(variant.precision, variant.form, variant.path, limit, tuple(layers), tuple(ranking)))
+    return locations
+
+
+def _variants(bundle: Bundle, precisions: Sequence[str] | None) -> Iterator[Variant]:
+    for precision in precisions or held_precisions(bundle, DEFAULT_BACKEND):
+        check_pair(DEFAULT_BACKEND, "cpu", precision)
+        bundle.variant(precision)  # raises, naming what there is
+        yield from (v for v in bundle.variants if v.precision == precision and v.path != bundle.variant("fp32").path)
+
+
+def _exact(bundle: Bundle, variant: Variant, form: str = STANDARD_FORM) -> Graph:
+    """The fp32 graph that a graph is to agree with, smoothed where that one was."""
+    exact = Graph.load(bundle, bundle.variant("fp32", form))
+    if variant.precision == "int8" and bundle.manifest["calibration"]["smooth"] is not None:
+        smooth_alike(exact.model.graph, Graph.load(bundle, variant).model.graph)
+    return exact
+
+
+def _announced(cases: Sequence[Case], step: str, progress: Progress) -> Iterator[Feeds]:
+    for index, case in enumerate(cases, 1):
+        progress(f"{step}, {index}/{len(cases)}: {case.name}")
+        yield case.feeds
+
+
+# Layers --------------------------------------------------------------------------------------------------------------
+
+
+def layer_outputs(graph: onnx_ir.Graph) -> dict[str, list[onnx_ir.Value]]:
+    """What each layer gives, in graph order: one value for each time that it is used.
+
+    A layer is all nodes that compute with the parameters of one name, such as MatMul and the addition of its bias.
+    """
+    owner = {
+        value: re.sub(r"([._](weight|bias)|_table)(_codes)?$", "", name)
+        for name, value in graph.initializers.items()
+        if "." in name
+    }
+    outputs: dict[str, list[onnx_ir.Value]] = {}
+    for node in graph:
+        if node.op_type in _MOVES and node.inputs[0] in owner:
+            owner[node.outputs[0]] = owner[node.inputs[0]]
+            continue
+        layer = next((owner[value] for value in node.inputs if value in owner), None)
+        if layer is None or node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        values = outputs.setdefault(layer, [])
+        if values and values[-1] in node.inputs:
+            values.pop()
+        values.append(node.outputs[0])
+    return outputs
+
+
+def _groups(exact: Graph, graph: Graph) -> Iterator[list[str]]:
+    """The layers that both graphs have, in graph order, some at a time."""
+    others = layer_outputs(graph.model.graph)
+    names = [name for name in layer_outputs(exact.model.graph) if name in others]
+    for start in range(0, len(names), LAYERS_AT_A_TIME):
+        yield names[start : start + LAYERS_AT_A_TIME]
+
+
+def row_error(found: np.ndarray, wanted: np.ndarray) -> float:
+    """The largest difference between two rows (last axis), as a share of the row's length.
+
+    A row shorter than the root mean square of them all counts as long as that: next to the other rows it is small, and
+    so is its error. Infinity where `found` is not finite or the shapes differ.
+    """
+    if found.shape != wanted.shape or not np.isfinite(found).all():
+        return math.inf
+    lengths = np.linalg.norm(wanted, axis=-1)
+    usual = max(float(np.sqrt(np.square(lengths, dtype=np.float64).mean())), float(np.finfo(np.float32).tiny))
+    return float((np.linalg.norm(found - wanted, axis=-1) / np.maximum(lengths, usual)).max())
+
+
+def compare_layers(
+    exact: Graph, graph: Graph, names: Sequence[str], cases: Iterator[Feeds], threads: int | None = None
+) -> list[LayerError]:
+    """The error of the outputs of the layers `names`, the worst of all cases, one case at a time."""
+    wanted, found = layer_outputs(exact.model.graph), layer_outputs(graph.model.graph)
+    pairs = {
+        name: [(w.name or "", f.name or "") for w, f in zip(wanted[name], found[name], strict=True)] for name in names
+    }
+    errors = dict.fromkeys(names, 0.0)
+
+    def compare(wanted: Outputs, found: Outputs) -> OrderedDict[str, bool]:
+        for name in names:
+            worst = max(row_error(found[f].astype(np.float32), wanted[w]) for w, f in pairs[name])
+            errors[name] = max(errors[name], worst)
+        return OrderedDict.fromkeys(names, True)
+
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        runners = [
+            _runner(each, [names[side] for layer in pairs.values() for names in layer], threads)
+            for side, each in enumerate((exact, graph))
+        ]
+        Comparator.compare_accuracy(Comparator.run(runners, cases, streaming=True), compare_func=compare)
+    return [LayerError(name, error) for name, error in errors.items()]
+
+
+def _runner(graph: Graph, outputs: Sequence[str], threads: int | None) -> Any:
+    """Runs what of a graph leads to some of its values."""
+    marked = onnx_ir.from_proto(modify_outputs(onnx_ir.to_proto(graph.model), outputs=list(outputs)))
+    RemoveUnusedNodesPass()(marked)
+    content = onnx_ir.to_proto(marked).SerializeToString()
+    return OnnxrtRunner(lambda: open_graph(content, graph.folder, threads))
+
+
+# Quantized layers ----------------------------------------------------------------------------------------------------
+
+
+def input_limits(graph: Graph) -> dict[str, float]:
+    """The quantized layers of an int8 graph: the absolute value of their input that becomes the largest code."""
+    limits = {}
+    for node in graph.model.graph:
+        sources = [value.producer() for value in node.inputs if value is not None]
+        pairs = [source for source in sources if source is not None and source.op_type == "DequantizeLinear"]
+        if node.op_type == "MatMul" and len(pairs) == 2:
+            (_, step, _), (codes, _, _) = ([str(value.name) for value in pair.inputs if value] for pair in pairs)
+            limits[codes.removesuffix(".weight_codes")] = float(_array(graph.model.graph, step)) * LARGEST["int8"]
+    return limits
+
+
+def rank_layers(
+    task: Task,
+    exact: Graph,
+    limits: Mapping[str, float],
+    cases: Sequence[Feeds],
+    threads: int | None = None,
+    progress: Progress = lambda message: None,
+) -> list[LayerError]:
+    """What each layer adds to the error of the answer when it alone is quantized, largest first.
+
+    exact: the fp32 graph in the form for ONNX Runtime. limits: as `input_limits` gives them.
+    The error is the root mean square of the difference, in standard deviations of the output; of several outputs, the
+    largest. Such errors add up as squares to about that of the int8 graph.
+    """
+
+    def answers(model: onnx_ir.Model) -> list[Outputs]:
+        session = open_graph(onnx_ir.to_proto(model).SerializeToString(), exact.folder, threads)
+        return [dict(zip(task.output_names, session.run(task.output_names, feeds), strict=True)) for feeds in cases]
+
+    wanted = answers(exact.model)
+    errors = []
+    for index, (name, limit) in enumerate(limits.items(), 1):
+        progress(f"ranking int8 layers {index}/{len(limits)}: {name}")
+        model = exact.model.clone()
+        insert_pairs(model, {name: limit}, "int8", unsigned=True)
+        found = answers(model)
+        errors.append(LayerError(name, max(_answer_error(output, found, wanted) for output in task.output_names)))
+    return sorted(errors, key=lambda layer: -layer.error)
+
+
+def _answer_error(output: str, found: Sequence[Outputs], wanted: Sequence[Outputs]) -> float:
+    squares = np.concatenate([np.square(f[output] - w[output]).ravel() for f, w in zip(found, wanted, strict=True)])
+    error = float(np.sqrt(squares.mean(dtype=np.float64))) / deviation(wanted, output)
+    return error if math.isfinite(error) else math.inf
+
+
+def _short_cases(cases: Sequence[Case]) -> list[Feeds]:
+    """The cases of one clip of at most half the size of the largest: ranking runs each of them for every layer."""
+    sizes = [sum(case.feeds[name].shape[1] for name in ("pixel_mask", "audio_mask")) for case in cases]
+    return [
+        c.feeds
+        for c, size in zip(cases, sizes, strict=True)
+        if len(c.feeds["pixel_mask"]) == 1 and size <= max(sizes) / 2
+    ]
+
+
+def smooth_alike(exact: onnx_ir.Graph, smoothed: onnx_ir.Graph) -> None:
+    """Move the outliers of an fp32 graph into its weights as SmoothQuant did in a quantized graph, in place.
+
+    What the graph computes stays the same to the last bit: the factors, read off the parameters, are powers of two.
+    """
+    parameters = exact.initializers
+
+    def scale(name: str, factors: np.ndarray) -> None:
+        if name in parameters:
+            parameters[name].const_value = onnx_ir.tensor(_array(exact, name) * factors, name=name)
+
+    for first in [name for name in parameters if name.endswith(".norm_before.weight")]:
+        layer = first.removesuffix(".norm_before.weight")
+        for source, readers in _SMOOTHED.items():
+            names = [f"{layer}.{source}.weight", f"{layer}.{source}.bias"]
+            was, now = (_channel_peaks(graph, names) for graph in (exact, smoothed))
+            known = (was > 0) & (now > 0)
+            factors = np.exp2(np.rint(np.log2(np.where(known, now, 1) / np.where(known, was, 1)))).astype(np.float32)
+            for name in names:
+                scale(name, factors)
+            for reader in readers:
+                scale(f"{layer}.{reader}.weight", 1 / factors[:, None])
+
+
+def _array(graph: onnx_ir.Graph, name: str) -> np.ndarray:
+    """A parameter, float32; a quantized weight is dequantized."""
+    if f"{name}_codes" in graph.initializers:
+        codes, step = (_array(graph, f"{name}_{part}") for part in ("codes", "step"))
+        dequantized: np.ndarray = codes * step
+        return dequantized
+    value = graph.initializers[name].const_value
+    assert value is not None
+    array: np.ndarray = value.numpy().astype(np.float32)
+    return array
+
+
+def _channel_peaks(graph: onnx_ir.Graph, names: Sequence[str]) -> np.ndarray:
+    """The largest magnitude in each channel (last axis) of some parameters, those that there are."""
+    held = [name for name in names if name in graph.initializers or f"{name}_codes" in graph.initializers]
+    peaks: np.ndarray = np.max([np.abs(np.atleast_2d(_array(graph, name))).max(axis=0) for name in held], axis=0)
+    return peaks
