@@ -2,70 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 from tvlt_deploy.config import TvltConfig
-from tvlt_deploy.errors import ConfigError, InputError
+from tvlt_deploy.errors import ConfigError
 from tvlt_deploy.processors.mel import mel_filter_bank
 from tvlt_deploy.processors.output import BatchFeature
 from tvlt_deploy.processors.serialization import Part, patch_pair, positive_int
-
-logger = logging.getLogger(__name__)
-
-_CHUNK = 64  # frames worked on at once: their buffers (about 1 MB) stay in a core's cache
-_BAND = 16  # mel filters per matrix product: neighbours share a narrow range of bins, the rest of the bank is zeros
-_FLOOR = 1e-10  # least mel power
-_DYNAMIC_RANGE = 1e-8  # 80 dB below the loudest value of the clip
-_LOUDEST = 64.0  # no floating-point sound within [-1, 1] by convention gets here; integer samples as floats do
-
-# Full scale and the value of silence for each PCM sample type.
-_PCM: dict[str, tuple[float, float]] = {
-    "int8": (2.0**7, 0.0),
-    "uint8": (2.0**7, 2.0**7),
-    "int16": (2.0**15, 0.0),
-    "int32": (2.0**31, 0.0),
-}
-
-_Band = tuple[int, int, int, int, NDArray[np.float32]]
-
-
-@functools.lru_cache(maxsize=8)
-def _bands(filters: int, n_fft: int, sampling_rate: int) -> tuple[_Band, ...]:
-    """The filter bank cut into (first filter, end, first part, end, weights (parts, filters)) without its zeros.
-
-    The parts are the real and imaginary halves of the bins in turn, so that the weights sum their squares as well.
-    """
-    bank = mel_filter_bank(filters, n_fft, sampling_rate)
-    bands = []
-    for start in range(0, filters, _BAND):
-        rows = bank[start : start + _BAND]
-        used = np.flatnonzero(rows.any(axis=0))
-        low, high = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 1)
-        weights = np.repeat(rows[:, low:high].T.astype(np.float32), 2, axis=0)
-        bands.append((start, start + len(rows), 2 * low, 2 * high, weights))
-    return tuple(bands)
-
-
-@functools.lru_cache(maxsize=8)
-def _window(n_fft: int) -> NDArray[np.float64]:
-    """The periodic Hann window."""
-    return np.hanning(n_fft + 1)[:-1]
-
-
-def _samples(wave: NDArray[np.float32], start: int, stop: int) -> NDArray[np.float32]:
-    """wave[start:stop] with both ends mirrored about their last sample, as often as needed."""
-    if start >= 0 and stop <= len(wave):
-        return wave[start:stop]
-    period = 2 * (len(wave) - 1)
-    index = np.arange(start, stop) % period
-    return wave[np.minimum(index, period - index)]
+from tvlt_deploy.processors.spectrogram import LogMel
+from tvlt_deploy.processors.waveform import check_rate, named_clips, read_waveform
 
 
 class TvltFeatureExtractor(Part):
@@ -213,8 +162,8 @@ class TvltFeatureExtractor(Part):
         Raises `InputError` (a `ValueError`) for another rate, NaN or infinite samples, clips shorter than one hop,
         stereo, and arrays of two dimensions. Source: transformers 4.40.2 `TvltFeatureExtractor.__call__`.
         """
-        self._check_rate(sampling_rate, resample)
-        clips = [self.features(clip, name) for name, clip in self._clips(raw_speech)]
+        check_rate(sampling_rate, self.sampling_rate, resample, "tvlt_deploy.media.resample (soxr)")
+        clips = [self.features(clip, name) for name, clip in named_clips(raw_speech)]
         patch_rows, per_row = self.patch_size[0], self.freq_len
         steps = [-(-len(clip) // patch_rows) for clip in clips]
         values = np.full(
@@ -229,29 +178,6 @@ class TvltFeatureExtractor(Part):
             arrays["audio_mask"] = mask
         return BatchFeature.of(arrays, return_tensors)
 
-    def _check_rate(self, sampling_rate: int | None, resample: bool) -> None:
-        resampler = f"resample to {self.sampling_rate} Hz first, for example with tvlt_deploy.media.resample (soxr)"
-        if sampling_rate is None:
-            if resample:
-                raise InputError("resample is true but the sampling_rate of the sound is not given", hint=resampler)
-            logger.warning("sampling_rate is not given; the sound is taken to be at %d Hz", self.sampling_rate)
-        elif sampling_rate != self.sampling_rate:
-            raise InputError(f"sampling_rate is {sampling_rate}; wanted {self.sampling_rate}", hint=resampler)
-
-    def _clips(self, raw_speech: Any) -> list[tuple[str, Any]]:
-        """(name for messages, clip) of each clip."""
-        if isinstance(raw_speech, list | tuple):
-            if not raw_speech:
-                raise InputError("the audio is an empty list; wanted at least one clip")
-            if any(np.ndim(clip) for clip in raw_speech[:1]):
-                return [(f"audio[{index}]", clip) for index, clip in enumerate(raw_speech)]
-        elif len(getattr(raw_speech, "shape", ())) > 1:
-            raise InputError(
-                f"the audio is an array of shape {tuple(raw_speech.shape)}, which may be a batch or channels",
-                hint="pass a list of 1-D arrays, one per clip; average the channels of stereo sound",
-            )
-        return [("the audio", raw_speech)]
-
     def features(self, waveform: Any, name: str = "the audio") -> NDArray[np.float32]:
         """The log-mel spectrogram of one clip, unpadded: (rows, feature_size) float32 in [-1, 1].
 
@@ -260,74 +186,6 @@ class TvltFeatureExtractor(Part):
         The dynamic range of 80 dB counts from the loudest frame of the whole clip, whether or not it is among the
         rows returned. Source: transformers 4.40.2 `TvltFeatureExtractor` and `audio_utils.spectrogram`.
         """
-        wave = self._waveform(waveform, name)
-        frames = 1 + (len(wave) - self.n_fft % 2) // self.hop_length
-        power = np.empty((min(frames - 1, self.max_rows), self.feature_size), dtype=np.float32)
-        loudest = 0.0
-        for start in range(0, frames, _CHUNK):
-            chunk = self._mel_power(wave, start, min(_CHUNK, frames - start))
-            loudest = max(loudest, float(chunk.max()))
-            kept = max(0, min(len(chunk), len(power) - start))  # the last frame never is, nor any beyond the limit
-            power[start : start + kept] = chunk[:kept]
-        # clip((10 log10(power) - 20) / 40, -2, 0) + 1
-        np.maximum(power, np.float32(max(_FLOOR, loudest * _DYNAMIC_RANGE)), out=power)
-        np.log10(power, out=power)
-        power *= np.float32(0.25)
-        power += np.float32(0.5)
-        return np.clip(power, -1.0, 1.0, out=power)
-
-    def _waveform(self, waveform: Any, name: str) -> NDArray[np.float32]:
-        """One clip as 1-D float32 samples within [-1, 1] by convention, checked."""
-        try:
-            wave = np.asarray(waveform)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"{name} is no array: {error}", hint="pass a 1-D numpy array of samples") from error
-        if wave.dtype.name not in _PCM and wave.dtype.kind != "f":
-            raise InputError(
-                f"{name} has dtype {wave.dtype}; wanted floats within [-1, 1] or PCM of {', '.join(_PCM)}",
-                hint="whole numbers in a list have no scale: make an int16 array of 16-bit samples"
-                if wave.dtype.kind in "iu"
-                else "pass a 1-D array of samples; files are read with tvlt_deploy.media",
-            )
-        if wave.ndim == 2 and 1 in wave.shape:
-            wave = wave.reshape(-1)
-        if wave.ndim != 1:
-            hint = "average the channels of stereo sound: wave.mean(axis=...)" if wave.ndim == 2 else ""
-            raise InputError(f"{name} has shape {wave.shape}; wanted one channel, a 1-D array", hint=hint)
-        if wave.dtype.name in _PCM:
-            full_scale, silence = _PCM[wave.dtype.name]
-            wave = ((wave.astype(np.float64) - silence) / full_scale).astype(np.float32)
-        if len(wave) < max(2, self.min_samples):
-            needed = max(2, self.min_samples)
-            raise InputError(
-                f"{name} has {len(wave)} samples; wanted at least {needed} "
-                f"({1000 * needed / self.sampling_rate:.1f} ms, one row of the spectrogram)",
-                hint="pad it with zeros, or leave the clip's sound out",
-            )
-        with np.errstate(over="ignore"):
-            wave = np.ascontiguousarray(wave, dtype=np.float32)
-        peak = max(float(wave.max()), -float(wave.min()))
-        if not np.isfinite(peak):
-            raise InputError(f"{name} holds NaN or infinite samples; wanted finite numbers")
-        if peak > _LOUDEST:
-            raise InputError(
-                f"{name} reaches {peak:g}; wanted floats within [-1, 1]", hint="divide 16-bit samples by 32768"
-            )
-        return wave
-
-    def _mel_power(self, wave: NDArray[np.float32], start: int, count: int) -> NDArray[np.float32]:
-        """Mel power (count, filters) of the frames from `start` on."""
-        n_fft, hop = self.n_fft, self.hop_length
-        first = start * hop - n_fft // 2
-        # Double precision up to the spectrum, as in transformers, which rounds it to complex64 as well: quiet filters
-        # beside a loud tone are lost in a single-precision transform.
-        samples = _samples(wave, first, first + (count - 1) * hop + n_fft).astype(np.float64)
-        step = samples.itemsize
-        views = np.ndarray((count, n_fft), np.float64, samples, strides=(hop * step, step))
-        spectrum = scipy.fft.rfft(views * _window(n_fft), overwrite_x=True).astype(np.complex64)
-        squares = spectrum.view(np.float32)
-        np.square(squares, out=squares)
-        power = np.empty((count, self.feature_size), dtype=np.float32)
-        for low, high, first_part, end_part, weights in _bands(self.feature_size, n_fft, self.sampling_rate):
-            np.matmul(squares[:, first_part:end_part], weights, out=power[:, low:high])
-        return power
+        wave = read_waveform(waveform, name, max(2, self.min_samples), self.sampling_rate)
+        log_mel = LogMel(self.feature_size, self.n_fft, self.hop_length, self.sampling_rate, mirrored=True)
+        return log_mel(wave, min(log_mel.frames(len(wave)) - 1, self.max_rows))

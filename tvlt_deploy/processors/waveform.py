@@ -1,0 +1,88 @@
+"""Reading sound that a caller hands over: which clips there are, and each as checked float32 samples."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tvlt_deploy.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+_LOUDEST = 64.0  # no floating-point sound within [-1, 1] by convention gets here; integer samples as floats do
+
+# Full scale and the value of silence for each PCM sample type.
+_PCM: dict[str, tuple[float, float]] = {
+    "int8": (2.0**7, 0.0),
+    "uint8": (2.0**7, 2.0**7),
+    "int16": (2.0**15, 0.0),
+    "int32": (2.0**31, 0.0),
+}
+
+
+def check_rate(sampling_rate: int | None, wanted: int, resample: bool, resampler: str) -> None:
+    """Raise `InputError` unless the sound is at `wanted` Hz; None trusts the caller, with a warning in the log."""
+    hint = f"resample to {wanted} Hz first, for example with {resampler}"
+    if sampling_rate is None:
+        if resample:
+            raise InputError("resample is true but the sampling_rate of the sound is not given", hint=hint)
+        logger.warning("sampling_rate is not given; the sound is taken to be at %d Hz", wanted)
+    elif sampling_rate != wanted:
+        raise InputError(f"sampling_rate is {sampling_rate}; wanted {wanted}", hint=hint)
+
+
+def named_clips(raw_speech: Any) -> list[tuple[str, Any]]:
+    """(name for messages, clip) of one clip, a 1-D array or list of numbers, or of a list of clips."""
+    if isinstance(raw_speech, list | tuple):
+        if not raw_speech:
+            raise InputError("the audio is an empty list; wanted at least one clip")
+        if any(np.ndim(clip) for clip in raw_speech[:1]):
+            return [(f"audio[{index}]", clip) for index, clip in enumerate(raw_speech)]
+    elif len(getattr(raw_speech, "shape", ())) > 1:
+        raise InputError(
+            f"the audio is an array of shape {tuple(raw_speech.shape)}, which may be a batch or channels",
+            hint="pass a list of 1-D arrays, one per clip; average the channels of stereo sound",
+        )
+    return [("the audio", raw_speech)]
+
+
+def read_waveform(waveform: Any, name: str, least: int, sampling_rate: int) -> NDArray[np.float32]:
+    """One clip as 1-D float32 samples within [-1, 1] by convention, at least `least` of them, checked."""
+    try:
+        wave = np.asarray(waveform)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} is no array: {error}", hint="pass a 1-D numpy array of samples") from error
+    if wave.dtype.name not in _PCM and wave.dtype.kind != "f":
+        raise InputError(
+            f"{name} has dtype {wave.dtype}; wanted floats within [-1, 1] or PCM of {', '.join(_PCM)}",
+            hint="whole numbers in a list have no scale: make an int16 array of 16-bit samples"
+            if wave.dtype.kind in "iu"
+            else "pass a 1-D array of samples; files are read with tvlt_deploy.media",
+        )
+    if wave.ndim == 2 and 1 in wave.shape:
+        wave = wave.reshape(-1)
+    if wave.ndim != 1:
+        hint = "average the channels of stereo sound: wave.mean(axis=...)" if wave.ndim == 2 else ""
+        raise InputError(f"{name} has shape {wave.shape}; wanted one channel, a 1-D array", hint=hint)
+    if wave.dtype.name in _PCM:
+        full_scale, silence = _PCM[wave.dtype.name]
+        wave = ((wave.astype(np.float64) - silence) / full_scale).astype(np.float32)
+    if len(wave) < least:
+        raise InputError(
+            f"{name} has {len(wave)} samples; wanted at least {least} "
+            f"({1000 * least / sampling_rate:.1f} ms, one row of the spectrogram)",
+            hint="pad it with zeros, or leave the clip's sound out",
+        )
+    with np.errstate(over="ignore"):
+        wave = np.ascontiguousarray(wave, dtype=np.float32)
+    peak = max(float(wave.max()), -float(wave.min()))
+    if not np.isfinite(peak):
+        raise InputError(f"{name} holds NaN or infinite samples; wanted finite numbers")
+    if peak > _LOUDEST:
+        raise InputError(
+            f"{name} reaches {peak:g}; wanted floats within [-1, 1]", hint="divide 16-bit samples by 32768"
+        )
+    return wave
