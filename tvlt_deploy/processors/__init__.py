@@ -1,13 +1,31 @@
 """Frames and sound to the arrays a TVLT model takes: numpy in, numpy out, with Hugging Face's call signatures.
 
-Numbers are those of transformers 4.40.2; where that library is wrong or silent the deviation is listed in
-`docs/differences-processors.md`.
+There are two recipes. The numbers of the `Tvlt` classes are those of transformers 4.40.2; where that library is wrong
+or silent the deviation is listed in `docs/differences-processors.md`. Those of the `Original` classes are the original
+TVLT code's, as `docs/preprocessing-original.md` tells.
 """
 
 from tvlt_deploy.processors.audio import TvltFeatureExtractor
 from tvlt_deploy.processors.image import TvltImageProcessor
 from tvlt_deploy.processors.mel import mel_filter_bank
+from tvlt_deploy.processors.original import original_masks
+from tvlt_deploy.processors.original_audio import OriginalFeatureExtractor
+from tvlt_deploy.processors.original_image import OriginalImageProcessor
+from tvlt_deploy.processors.original_processor import OriginalProcessor
 from tvlt_deploy.processors.output import BatchFeature
-from tvlt_deploy.processors.processor import TvltProcessor
+from tvlt_deploy.processors.processor import Processor, TvltProcessor
+from tvlt_deploy.processors.resampling import resample
 
-__all__ = ["BatchFeature", "TvltFeatureExtractor", "TvltImageProcessor", "TvltProcessor", "mel_filter_bank"]
+__all__ = [
+    "BatchFeature",
+    "OriginalFeatureExtractor",
+    "OriginalImageProcessor",
+    "OriginalProcessor",
+    "Processor",
+    "TvltFeatureExtractor",
+    "TvltImageProcessor",
+    "TvltProcessor",
+    "mel_filter_bank",
+    "original_masks",
+    "resample",
+]

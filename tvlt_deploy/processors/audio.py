@@ -133,6 +133,11 @@ class TvltFeatureExtractor(Part):
         return mel_filter_bank(self.feature_size, self.n_fft, self.sampling_rate)
 
     @property
+    def max_samples(self) -> int:
+        """Samples of the longest sound that is taken whole."""
+        return self.spectrogram_length * self.hop_length
+
+    @property
     def min_samples(self) -> int:
         """Samples of the shortest sound that fills one row."""
         return self.hop_length + self.n_fft % 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -14,29 +13,14 @@ from PIL import Image
 
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import ConfigError, InputError
+from tvlt_deploy.processors.frames import FIRST, LAST, Pixels, channel_layout, frame_size, nested, read_frames
 from tvlt_deploy.processors.output import BatchFeature
 from tvlt_deploy.processors.parallel import parallel_map
 from tvlt_deploy.processors.serialization import Part, patch_pair, positive_int
 
 logger = logging.getLogger(__name__)
 
-FIRST, LAST = "channels_first", "channels_last"
-
 _MOST_PIXELS = 1 << 27  # of one resized frame: a sliver blown up to a short edge of 224 would fill the memory
-_DEEP_MODES = ("I", "F")  # Pillow's modes of more than 8 bits, which its own conversion to RGB clips at 255
-
-_ARRAY_WANTED = "uint8, floats within [0, 1], or whole numbers within [0, 255]"
-
-Frame = Any  # a PIL image, or an array (or tensor) of 2 or 3 dimensions
-Pixels = Image.Image | NDArray[Any]  # an RGB image, uint8 (H, W, 3), or floats (H, W, 3) that no image can hold
-
-
-@dataclass(frozen=True)
-class _Video:
-    """Frames of one video after reading; `unit` says that levels 0..255 stand for floats within [0, 1]."""
-
-    frames: list[Pixels]
-    unit: bool = False
 
 
 class TvltImageProcessor(Part):
@@ -54,6 +38,8 @@ class TvltImageProcessor(Part):
     model_input_names = ("pixel_values", "pixel_mask", "pixel_values_mixed", "pixel_mask_mixed")
     section = "image_processor"
     type_key = "image_processor_type"
+    padding_value = 0.0
+    """What frames after a video's own hold."""
 
     def __init__(
         self,
@@ -181,11 +167,11 @@ class TvltImageProcessor(Part):
         if unused:
             logger.warning("unused keyword arguments: %s", ", ".join(sorted(unused)))
         chosen = type(self)(**{**self._settings(), **changed}) if changed else self
-        pixels, counts = chosen._pixels(videos, _layout("input_data_format", input_data_format))
+        pixels, counts = chosen._pixels(videos, channel_layout("input_data_format", input_data_format))
         rows, columns = (side // patch for side, patch in zip(pixels.shape[-2:], chosen.patch_size, strict=True))
         patches = rows * columns
         mask = np.arange(pixels.shape[1] * patches) < np.array(counts)[:, None] * patches
-        if _layout("data_format", data_format) == LAST:
+        if channel_layout("data_format", data_format) == LAST:
             pixels = np.ascontiguousarray(np.moveaxis(pixels, 2, -1))
         suffix = "_mixed" if is_mixed else ""
         arrays = {f"pixel_values{suffix}": pixels, f"pixel_mask{suffix}": mask.astype(np.int64)}
@@ -193,15 +179,15 @@ class TvltImageProcessor(Part):
 
     def _pixels(self, videos: Any, layout: str | None) -> tuple[NDArray[np.float32], list[int]]:
         """(batch, frames, 3, height, width) with zeros after each video's own frames, and the frame counts."""
-        batch = _videos(videos)
+        batch = nested(videos)
         for index, frames in enumerate(batch):
             if len(frames) > self.num_frames:
                 raise InputError(
                     f"video {index} has {len(frames)} frames; wanted at most num_frames, which is {self.num_frames}",
                     hint="pick frames evenly; a list of single images needs one list per image: [[image], ...]",
                 )
-        read = [_read(frames, layout, f"video {index}", self.do_resize) for index, frames in enumerate(batch)]
-        sides = {self._output_size(_frame_size(frame)) for video in read for frame in video.frames}
+        read = [read_frames(frames, layout, f"video {index}", self.do_resize) for index, frames in enumerate(batch)]
+        sides = {self._output_size(frame_size(frame)) for video in read for frame in video.frames}
         if len(sides) > 1:
             found = ", ".join(f"{height}x{width}" for height, width in sorted(sides))
             raise InputError(
@@ -213,7 +199,7 @@ class TvltImageProcessor(Part):
         jobs = []
         for video, target in zip(read, out, strict=True):
             jobs += [(frame, video.unit, values) for frame, values in zip(video.frames, target, strict=False)]
-            target[len(video.frames) :] = 0
+            target[len(video.frames) :] = self.padding_value
         parallel_map(lambda job: self._frame(*job), jobs)
         return out, counts
 
@@ -238,7 +224,7 @@ class TvltImageProcessor(Part):
 
     def _frame(self, frame: Pixels, unit: bool, out: NDArray[np.float32]) -> None:
         """Write one frame into `out` (3, height, width)."""
-        height, width = self._resized(_frame_size(frame))
+        height, width = self._resized(frame_size(frame))
         (top, above), (left, before) = _window(height, out.shape[1]), _window(width, out.shape[2])
         inside = out[:, above, before]
         if isinstance(frame, np.ndarray) and frame.dtype != np.uint8:
@@ -317,116 +303,6 @@ def _window(found: int, wanted: int) -> tuple[slice, slice]:
     return slice(0, found), slice(start, start + found)
 
 
-def _frame_size(frame: Pixels) -> tuple[int, int]:
-    """(height, width)."""
-    return (frame.height, frame.width) if isinstance(frame, Image.Image) else (frame.shape[0], frame.shape[1])
-
-
-# Reading -----------------------------------------------------------------------------------------------------------
-
-
-def _array(value: Any, name: str) -> NDArray[Any]:
-    """`value` as a numpy array of numbers."""
-    if isinstance(value, str | bytes):
-        raise InputError(f"{name} is text ({value[:40]!r}); wanted frames", hint="decode files with tvlt_deploy.media")
-    try:
-        array = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name} is no array: {error}", hint="for a tensor: tensor.detach().cpu().float()") from error
-    if array.dtype.kind not in "uif":
-        raise InputError(f"{name} has dtype {array.dtype}; wanted {_ARRAY_WANTED}")
-    return array
-
-
-def _dimensions(value: Any, name: str) -> int:
-    """3 for a frame, 4 for a video, 5 for a batch, going by an array's dimensions or a list's first element."""
-    if isinstance(value, Image.Image):
-        return 3
-    if isinstance(value, list | tuple):
-        if not value:
-            raise InputError(f"{name} is an empty list; wanted frames")
-        inner = {_dimensions(item, name) for item in value}
-        if len(inner) > 1:
-            raise InputError(f"{name} mixes frames and videos in one list", hint="wrap a single frame: [frame]")
-        return inner.pop() + 1
-    shape = tuple(value.shape) if hasattr(value, "shape") else _array(value, name).shape
-    if 0 in shape:
-        raise InputError(f"{name} has shape {shape}, which holds no pixels")
-    if not 2 <= len(shape) <= 5:
-        raise InputError(f"{name} has shape {shape}; wanted a frame (H, W, 3), a video (T, H, W, 3) or a batch of them")
-    return max(3, len(shape))
-
-
-def _videos(videos: Any) -> list[list[Frame]]:
-    """A batch as a list of videos, each a list of frames."""
-    dimensions = _dimensions(videos, "the video")
-    if dimensions > 5:
-        raise InputError("the videos are nested deeper than batch, video, frame", hint="leave out one level of lists")
-    if dimensions == 3:
-        return [[videos]]
-    if dimensions == 4:
-        return [list(videos)]
-    return [list(video) for video in videos]
-
-
-def _read(frames: list[Frame], layout: str | None, name: str, resize: bool) -> _Video:
-    """The frames of one video as RGB levels where that loses nothing that resizing would keep."""
-    pixels = [_rgb(frame, layout, f"{name}, frame {index}") for index, frame in enumerate(frames)]
-    others = [item for item in pixels if isinstance(item, np.ndarray) and item.dtype != np.uint8]
-    if not others:
-        return _Video(pixels)
-    low, high = min(float(item.min()) for item in others), max(float(item.max()) for item in others)
-    if not np.isfinite(low + high):
-        raise InputError(f"{name} holds NaN or infinite values; wanted finite numbers")
-    floats = any(item.dtype.kind == "f" for item in others)
-    if floats and low >= 0 and high <= 1:
-        if len(others) < len(pixels):
-            raise InputError(f"{name} mixes floats within [0, 1] with 8-bit frames", hint="use one kind for all frames")
-        # Truncation, as transformers has it; every u / 255 comes back as u.
-        return _Video([(item * 255).astype(np.float32).astype(np.uint8) for item in others] if resize else pixels, True)
-    if low >= 0 and high <= 255 and all(item.dtype.kind != "f" or _whole(item) for item in others):
-        return _Video([item if isinstance(item, Image.Image) else np.rint(item).astype(np.uint8) for item in pixels])
-    if resize or not floats or len(others) < len(pixels):
-        raise InputError(
-            f"{name} has {others[0].dtype} values from {low:g} to {high:g}; wanted {_ARRAY_WANTED}",
-            hint="frames that are normalised already and of the right size pass with do_resize=False",
-        )
-    return _Video(pixels)
-
-
-def _whole(array: NDArray[Any]) -> bool:
-    return bool(np.allclose(array, np.rint(array)))
-
-
-def _rgb(frame: Frame, layout: str | None, name: str) -> Pixels:
-    """One frame as an RGB image, or as an array (H, W, 3) of its own dtype."""
-    if isinstance(frame, Image.Image):
-        if 0 in frame.size:
-            raise InputError(f"{name} is an image of {frame.width}x{frame.height}, which holds no pixels")
-        try:
-            frame.load()  # here and not in a thread: the same image may be in the list twice
-        except OSError as error:
-            raise InputError(f"{name} cannot be decoded: {error}") from error
-        if not frame.mode.startswith(_DEEP_MODES):
-            return frame if frame.mode == "RGB" else frame.convert("RGB")
-    array = _array(frame, name)
-    if array.ndim == 2:
-        return np.repeat(array[..., None], 3, axis=2)
-    first, last = array.shape[0], array.shape[-1]
-    if layout is None:
-        guesses = ((LAST, last == 3), (FIRST, first == 3), (LAST, last in (1, 4)), (FIRST, first in (1, 4)))
-        layout = next((guess for guess, fits in guesses if fits), None)
-    channels = last if layout == LAST else first
-    if layout is None or channels not in (1, 3, 4):
-        raise InputError(
-            f"{name} has shape {array.shape}; wanted (H, W, C) or (C, H, W) with 1, 3 or 4 channels",
-            hint="a video is a list of frames or an array of 4 dimensions, with the frames first",
-        )
-    if layout == FIRST:
-        array = array.transpose(1, 2, 0)
-    return np.repeat(array, 3, axis=2) if channels == 1 else array[..., :3]
-
-
 # Settings ----------------------------------------------------------------------------------------------------------
 
 
@@ -465,9 +341,3 @@ def _numbers(name: str, value: Any, count: int = 1) -> list[float]:
         wanted = "a finite number" if count == 1 else f"a finite number, or {count} of them"
         raise ConfigError(f"{name} is {value!r}; wanted {wanted}") from None
     return numbers
-
-
-def _layout(name: str, value: Any) -> str | None:
-    if value is None or value in (FIRST, LAST):
-        return None if value is None else FIRST if value == FIRST else LAST
-    raise ConfigError(f"{name} is {value!r}; wanted {FIRST!r} or {LAST!r}")

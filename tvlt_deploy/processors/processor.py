@@ -1,24 +1,69 @@
-"""`TvltProcessor`: the image processor and the feature extractor behind one call and in one file."""
+"""`Processor`: an image processor and a feature extractor behind one call; `TvltProcessor`: those of transformers."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tvlt_deploy.config import CONFIG_FILE, TvltConfig
 from tvlt_deploy.errors import InputError
 from tvlt_deploy.processors.audio import TvltFeatureExtractor
 from tvlt_deploy.processors.image import TvltImageProcessor
+from tvlt_deploy.processors.original_audio import OriginalFeatureExtractor
+from tvlt_deploy.processors.original_image import OriginalImageProcessor
 from tvlt_deploy.processors.serialization import Part, Saved, naming, preprocessor_path
 
+Misfit = tuple[str, Any, Any]
+"""(setting, value found, value that the model needs)."""
 
-class TvltProcessor(Saved):
-    """Both halves of TVLT's pre-processing. Source: transformers 4.40.2 `TvltProcessor`."""
 
-    def __init__(self, image_processor: TvltImageProcessor, feature_extractor: TvltFeatureExtractor) -> None:
-        self.image_processor = image_processor
-        self.feature_extractor = feature_extractor
+class Processor(Saved):
+    """Both halves of one recipe of pre-processing, and how media files are read for it.
+
+    frames_by_number: the frames of a file are spaced evenly by their number, else by time. resampler: turns sound of
+    another rate, (samples,) and Hz, into the extractor's; None where the recipe asks for none in particular.
+    """
+
+    image_processor: TvltImageProcessor | OriginalImageProcessor
+    feature_extractor: TvltFeatureExtractor | OriginalFeatureExtractor
+    frames_by_number = False
+    resampler: Callable[[NDArray[np.floating[Any]], int], NDArray[np.float32]] | None = None
+
+    @classmethod
+    def from_config(cls, config: TvltConfig) -> Self:
+        """The processors that feed a model of this configuration.
+
+        Raises `ConfigError` for channel counts other than 3 (images) and 1 (sound).
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike[str]) -> Self:
+        """Read the recipe's file from a directory, or the JSON file itself.
+
+        Raises `FileRefusedError` for a missing or broken file, `ConfigError` for an impossible value (both are
+        `ValueError`), naming the file.
+        """
+        raise NotImplementedError
+
+    def misfits(self, config: TvltConfig) -> Iterator[Misfit]:
+        """Every setting by which these processors make arrays that a model of this configuration cannot take."""
+        image, sound = self.image_processor, self.feature_extractor
+        wanted = {
+            "image patch_size": (list(image.patch_size), list(config.image_patch)),
+            "audio patch_size": (list(sound.patch_size), list(config.audio_patch)),
+            "feature_size": (sound.feature_size, config.frequency_length),
+        }
+        at_most = {
+            "num_frames": (image.num_frames, config.num_frames),
+            "spectrogram_length": (sound.spectrogram_length, config.spectrogram_length),
+        }
+        wanted |= {name: (found, most) for name, (found, most) in at_most.items() if found > most}
+        yield from ((name, found, needed) for name, (found, needed) in wanted.items() if found != needed)
 
     @property
     def model_input_names(self) -> list[str]:
@@ -37,8 +82,8 @@ class TvltProcessor(Saved):
     ) -> dict[str, Any]:
         """Pixels of `images`, spectrograms of `audio`, pixels of `images_mixed`, in one dict.
 
-        images, images_mixed: as `videos` of `TvltImageProcessor.preprocess`. audio, sampling_rate: as of
-        `TvltFeatureExtractor`. mask_audio, mask_pixel: accepted for the signature's sake; masking happens in the
+        images, images_mixed: as `videos` of the image processor. audio, sampling_rate: as of the feature extractor.
+        mask_audio, mask_pixel: accepted for the signature's sake; masking happens in the
         model. Keyword arguments go to the part that knows them: `return_tensors` to both, `return_attention_mask` to
         the sound, all others to the images.
 
@@ -58,6 +103,26 @@ class TvltProcessor(Saved):
         if images_mixed is not None:
             output |= self.image_processor(images_mixed, is_mixed=True, **for_images)
         return output
+
+
+class TvltProcessor(Processor):
+    """Both halves of TVLT's pre-processing. Source: transformers 4.40.2 `TvltProcessor`."""
+
+    image_processor: TvltImageProcessor
+    feature_extractor: TvltFeatureExtractor
+
+    def __init__(self, image_processor: TvltImageProcessor, feature_extractor: TvltFeatureExtractor) -> None:
+        self.image_processor = image_processor
+        self.feature_extractor = feature_extractor
+
+    def misfits(self, config: TvltConfig) -> Iterator[Misfit]:
+        """As of `Processor`."""
+        image, (height, width) = self.image_processor, config.image_shape
+        if image.crop_size != {"height": height, "width": width}:
+            yield "crop_size", image.crop_size, {"height": height, "width": width}
+        yield from super().misfits(config)
+        if not image.do_center_crop:
+            yield "do_center_crop", False, True
 
     @classmethod
     def from_config(cls, config: TvltConfig) -> Self:

@@ -20,14 +20,14 @@ from tvlt_deploy.files import write_json
 PREPROCESSOR_FILE = "preprocessor_config.json"
 
 
-def preprocessor_path(path: str | os.PathLike[str]) -> Path:
+def preprocessor_path(path: str | os.PathLike[str], name: str = PREPROCESSOR_FILE) -> Path:
     """The JSON file meant by a directory or by the file itself."""
     found = Path(path)
-    return found / PREPROCESSOR_FILE if found.is_dir() else found
+    return found / name if found.is_dir() else found
 
 
-def read_preprocessor(file: Path) -> dict[str, Any]:
-    """The content of a preprocessor file.
+def read_preprocessor(file: Path, name: str = PREPROCESSOR_FILE) -> dict[str, Any]:
+    """The content of a preprocessor file, which goes by `name`.
 
     Raises `FileRefusedError` (a `ValueError`) naming the file when it is missing or not a JSON object.
     """
@@ -36,7 +36,7 @@ def read_preprocessor(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise FileRefusedError(
             f"cannot read the preprocessor settings {file}: {error}",
-            hint=f"wanted a directory with a {PREPROCESSOR_FILE}, or that file",
+            hint=f"wanted a directory with a {name}, or that file",
         ) from error
     if not isinstance(values, dict):
         raise FileRefusedError(f"{file} holds a JSON {type(values).__name__}; wanted an object")
@@ -45,6 +45,9 @@ def read_preprocessor(file: Path) -> dict[str, Any]:
 
 class Saved:
     """Something `to_dict` describes completely: its JSON text, its file, equality and repr follow from that."""
+
+    file_name = PREPROCESSOR_FILE
+    """Of the file that `save_pretrained` writes."""
 
     def to_dict(self) -> dict[str, Any]:
         """The settings in Hugging Face's keys, in types that JSON holds."""
@@ -55,11 +58,11 @@ class Saved:
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
-        """Write `preprocessor_config.json` into a directory, which is made when missing.
+        """Write the file into a directory, which is made when missing.
 
         A file already there is replaced, with all it says: to keep both parts, save a `TvltProcessor`.
         """
-        write_json(Path(directory) / PREPROCESSOR_FILE, self.to_dict())
+        write_json(Path(directory) / self.file_name, self.to_dict())
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Saved) and type(self) is type(other) and self.to_dict() == other.to_dict()
@@ -102,9 +105,9 @@ class Part(Saved):
 
 
 @contextlib.contextmanager
-def naming(file: Path) -> Iterator[dict[str, Any]]:
-    """Yield the content of a file; a `ConfigError` raised over it names the file."""
-    values = read_preprocessor(file)
+def naming(file: Path, name: str = PREPROCESSOR_FILE) -> Iterator[dict[str, Any]]:
+    """Yield the content of a file that goes by `name`; a `ConfigError` raised over it names the file."""
+    values = read_preprocessor(file, name)
     try:
         yield values
     except ConfigError as error:

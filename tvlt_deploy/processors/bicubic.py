@@ -1,0 +1,66 @@
+"""Bicubic interpolation of 8-bit frames without antialiasing, as torchvision 0.11 resizes uint8 tensors."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from numpy.typing import NDArray
+
+A = np.float32(-0.75)
+"""The cubic's parameter in torch; Pillow has -0.5."""
+
+
+def resize_bicubic(frame: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """`frame` (H, W, C) as (height, width, C), both uint8: four neighbours a side, however much it shrinks.
+
+    Source: torch `interpolate(mode="bicubic", align_corners=False)` in float32, then clamped and rounded half to even.
+    """
+    rows, row_weights = _taps(frame.shape[0], height)
+    columns, column_weights = _taps(frame.shape[1], width)
+    lines = _weighted(frame, rows, row_weights[..., None, None], axis=0)
+    levels = _weighted(lines, columns, column_weights[..., None], axis=1)
+    np.clip(levels, 0, 255, out=levels)
+    return np.rint(levels, out=levels).astype(np.uint8)
+
+
+def _weighted(
+    values: NDArray[np.generic], taps: NDArray[np.intp], weights: NDArray[np.float32], axis: int
+) -> NDArray[np.float32]:
+    """The sum over taps of `values` taken along an axis, each times its weight."""
+    total: NDArray[np.float32] = values.take(taps[0], axis) * weights[0]
+    for tap, weight in zip(taps[1:], weights[1:], strict=True):
+        total += values.take(tap, axis) * weight
+    return total
+
+
+@functools.lru_cache(maxsize=64)
+def _taps(found: int, wanted: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """The four samples that each output sample is made of and their weights, both (4, wanted).
+
+    Single precision step by step as torch computes it on AVX2, where compilers fuse some of the steps: a weight off by
+    one bit can turn a level.
+    """
+    one, half = np.float32(1), np.float32(0.5)
+    step = np.float32(found) / np.float32(wanted)
+    centres = _fused(np.arange(wanted, dtype=np.float32) + half, step, -half)
+    first = np.minimum(np.floor(centres), np.float32(found - 1))
+    t = np.clip(centres - first, 0, one)
+    weights = np.stack([_outer(t + one), _inner(t), _inner(one - t), _outer(one - t + one)])
+    taps = np.clip(first.astype(np.intp) + np.arange(-1, 3)[:, None], 0, found - 1)
+    return taps, weights
+
+
+def _inner(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The cubic within 1 of its centre."""
+    return ((A + np.float32(2)) * x - (A + np.float32(3))) * x * x + np.float32(1)
+
+
+def _outer(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The cubic from 1 to 2 from its centre."""
+    return _fused(A * x - np.float32(5) * A, x, np.float32(8) * A) * x - np.float32(4) * A
+
+
+def _fused(x: NDArray[np.float32], y: NDArray[np.float32] | np.float32, z: np.float32) -> NDArray[np.float32]:
+    """x * y + z, rounded once."""
+    return (x.astype(np.float64) * y + z).astype(np.float32)

@@ -1,0 +1,94 @@
+"""`OriginalProcessor`: the original TVLT code's pre-processing in one call and in `preprocessing.json`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any, Self
+
+from tvlt_deploy.config import TvltConfig
+from tvlt_deploy.errors import ConfigError
+from tvlt_deploy.processors.original_audio import OriginalFeatureExtractor
+from tvlt_deploy.processors.original_image import OriginalImageProcessor
+from tvlt_deploy.processors.processor import Misfit, Processor
+from tvlt_deploy.processors.resampling import resample
+from tvlt_deploy.processors.serialization import naming, preprocessor_path
+
+RECIPE_FILE = "preprocessing.json"
+"""Not `preprocessor_config.json`, which transformers would read, and pre-process wrongly without a word."""
+RECIPE = "tvlt-original"
+
+_SECTIONS: dict[str, type[OriginalImageProcessor | OriginalFeatureExtractor]] = {
+    "image": OriginalImageProcessor,
+    "sound": OriginalFeatureExtractor,
+}
+
+
+class OriginalProcessor(Processor):
+    """Both halves of the original code's pre-processing. Source: zinengtang/TVLT, commit 7cb83db."""
+
+    image_processor: OriginalImageProcessor
+    feature_extractor: OriginalFeatureExtractor
+    file_name = RECIPE_FILE
+    frames_by_number = True
+    resampler = staticmethod(resample)
+
+    def __init__(self, image_processor: OriginalImageProcessor, feature_extractor: OriginalFeatureExtractor) -> None:
+        self.image_processor = image_processor
+        self.feature_extractor = feature_extractor
+
+    @classmethod
+    def from_config(cls, config: TvltConfig) -> Self:
+        """The processors that feed a model of this configuration.
+
+        Raises `ConfigError` for channel counts other than 3 (images) and 1 (sound), and for oblong frames.
+        """
+        return cls(OriginalImageProcessor.from_config(config), OriginalFeatureExtractor.from_config(config))
+
+    def misfits(self, config: TvltConfig) -> Iterator[Misfit]:
+        """As of `Processor`."""
+        size = self.image_processor.image_size
+        if (size, size) != config.image_shape:
+            yield "image_size", size, config.image_shape
+        yield from super().misfits(config)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe's name, and for each part its settings and the numbers that the recipe fixes."""
+        return {
+            "recipe": RECIPE,
+            "image": self.image_processor.to_dict(),
+            "sound": self.feature_extractor.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from a file's content.
+
+        Raises `ConfigError` for another recipe, and for any number that differs from what the recipe fixes: it would
+        be computed as if it did not.
+        """
+        if values.get("recipe") != RECIPE:
+            raise ConfigError(f"recipe is {values.get('recipe')!r}; wanted {RECIPE!r}")
+        parts: dict[str, Any] = {}
+        for name, kind in _SECTIONS.items():
+            section = values.get(name)
+            if not isinstance(section, Mapping):
+                raise ConfigError(f"{name} is {section!r}; wanted an object with its settings")
+            part = kind(**{item.name: section[item.name] for item in fields(kind) if item.name in section})
+            fixed = part.to_dict()
+            for key in sorted(fixed.keys() | section.keys()):
+                if key not in fixed or section.get(key) != fixed[key]:
+                    raise ConfigError(f"{name}.{key} is {section.get(key)!r}; the recipe has {fixed.get(key)!r}")
+            parts[name] = part
+        return cls(parts["image"], parts["sound"])
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike[str]) -> Self:
+        """Read `preprocessing.json` from a directory, or the JSON file itself.
+
+        Raises `FileRefusedError` for a missing or broken file, `ConfigError` for an impossible value (both are
+        `ValueError`), naming the file.
+        """
+        with naming(preprocessor_path(path, RECIPE_FILE), RECIPE_FILE) as values:
+            return cls.from_dict(values)
