@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tvlt_deploy.errors import EnvironmentLackError, MediaError, TvltError, UsageError
-from tvlt_deploy.media import SAMPLING_RATE, Clip, Limits, pair_folder, read_clip
+from tvlt_deploy.media import SAMPLING_RATE, Clip, Limits, pair_folder, read_clip, resample
 from tvlt_deploy.media.window import LONGEST_SOUND, Window
 from tvlt_deploy.pipeline import Answer, Pipeline
 
@@ -94,10 +94,29 @@ def check_window(start: float, duration: float | None) -> None:
     Window.of(start, duration, LONGEST_SOUND, Limits())
 
 
-def longest_sound(pipeline: Pipeline) -> float:
-    """Seconds of sound that the model takes."""
-    extractor = pipeline.processor.feature_extractor
-    return float(extractor.spectrogram_length * extractor.hop_length / extractor.sampling_rate)
+def read_for(
+    pipeline: Pipeline,
+    media: str | os.PathLike[str],
+    audio: str | os.PathLike[str] | None = None,
+    *,
+    start: float = 0.0,
+    duration: float | None = None,
+    limits: Limits | None = None,
+) -> Clip:
+    """`read_clip` as a pipeline wants it: its recipe's choice of frames and resampler, as much sound as its model takes."""
+    processor = pipeline.processor
+    extractor = processor.feature_extractor
+    return read_clip(
+        media,
+        frames=pipeline.config.num_frames,
+        audio=audio,
+        start=start,
+        duration=duration,
+        max_seconds=extractor.max_samples / extractor.sampling_rate,
+        by_number=processor.frames_by_number,
+        resampler=processor.resampler or resample,
+        limits=limits or Limits(),
+    )
 
 
 def answer_files(
@@ -116,24 +135,16 @@ def answer_files(
     """
     waiting = iter(sources)
     while group := list(itertools.islice(waiting, GROUP)):
-        read = [_read(pipeline, source, start, duration, strict, limits or Limits()) for source in group]
+        read = [_read(pipeline, source, start, duration, strict, limits) for source in group]
         yield from _answer(pipeline, read)
 
 
 def _read(
-    pipeline: Pipeline, source: Source, start: float, duration: float | None, strict: bool, limits: Limits
+    pipeline: Pipeline, source: Source, start: float, duration: float | None, strict: bool, limits: Limits | None
 ) -> tuple[Source, Clip | TvltError]:
     media, audio = source
     try:
-        clip = read_clip(
-            media,
-            frames=pipeline.config.num_frames,
-            audio=audio,
-            start=start,
-            duration=duration,
-            max_seconds=longest_sound(pipeline),
-            limits=limits,
-        )
+        clip = read_for(pipeline, media, audio, start=start, duration=duration, limits=limits)
     except EnvironmentLackError:
         raise
     except TvltError as error:
@@ -181,5 +192,5 @@ def _answer(pipeline: Pipeline, read: list[tuple[Source, Clip | TvltError]]) -> 
 def _outputs(pipeline: Pipeline, clips: list[Any]) -> list[dict[str, np.ndarray]]:
     if not clips:
         return []
-    batch = pipeline([clip.frames for clip in clips], [clip.waveform for clip in clips], SAMPLING_RATE)
+    batch = pipeline([clip.pictures for clip in clips], [clip.waveform for clip in clips], SAMPLING_RATE)
     return [{name: np.asarray(values[index]) for name, values in batch.items()} for index in range(len(clips))]

@@ -14,8 +14,8 @@ from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.config import CONFIG_FILE
 from tvlt_deploy.errors import BundleError, InputError, UsageError
 from tvlt_deploy.noise import masking_noise
-from tvlt_deploy.processors import TvltProcessor
-from tvlt_deploy.processors.serialization import PREPROCESSOR_FILE
+from tvlt_deploy.processors import Processor
+from tvlt_deploy.processors.recipe import RECIPES, read_recipe, recipe_file
 from tvlt_deploy.runtimes import (
     AUTO,
     DEFAULT_BACKEND,
@@ -55,6 +55,8 @@ class _Prepared:
 
     pixel_values: np.ndarray
     audio_values: np.ndarray
+    pixel_mask: np.ndarray
+    audio_mask: np.ndarray
     has_picture: bool
     has_sound: bool
 
@@ -65,6 +67,11 @@ class _Prepared:
     @property
     def rows(self) -> int:
         return int(self.audio_values.shape[1])
+
+    @property
+    def visible(self) -> bool:
+        """Whether any patch is; where none is, attention spreads evenly over padding as well."""
+        return bool(self.pixel_mask.any() or self.audio_mask.any())
 
 
 def _frame_count(clip: Any) -> int | None:
@@ -78,10 +85,10 @@ class Pipeline(Closing):
     """A bundle ready to answer. Made by `load`; use with `with`, or call `close`.
 
     runtime: the engine, for tensors you prepared yourself (`runtime.run`).
-    processor: the `TvltProcessor` that makes those tensors from frames and sound.
+    processor: makes those tensors from frames and sound, by the bundle's recipe.
     """
 
-    def __init__(self, bundle: Bundle, runtime: Runtime, processor: TvltProcessor) -> None:
+    def __init__(self, bundle: Bundle, runtime: Runtime, processor: Processor) -> None:
         self.bundle, self.runtime, self.processor = bundle, runtime, processor
         self.task, self.config = bundle.task, bundle.config
 
@@ -213,36 +220,46 @@ class Pipeline(Closing):
 
     def _prepare_one(self, picture: Any, sound: Any, sampling_rate: int | None) -> _Prepared:
         config = self.config
+        image_processor, feature_extractor = self.processor.image_processor, self.processor.feature_extractor
         if picture is None:
-            pixels = np.zeros((1, config.num_image_channels, *config.image_shape), np.float32)
+            shape: tuple[int, ...] = (1, config.num_image_channels, *config.image_shape)
+            pixels = np.full(shape, image_processor.padding_value, np.float32)
+            pixel_mask = np.zeros(config.patches_per_frame)
         else:
             clip = list(picture) if isinstance(picture, (list, tuple)) else picture
-            wrapped = [clip] if isinstance(clip, list) else [[clip]] if _frame_count(clip) is None else [list(clip)]
-            pixels = self.processor.image_processor(wrapped, return_tensors="np")["pixel_values"][0]
+            alone = _frame_count(clip) is None and np.ndim(clip) <= 3
+            made = image_processor(clip if alone else [clip], return_tensors="np")
+            pixels, pixel_mask = made["pixel_values"][0], made["pixel_mask"][0]
         if sound is None:
-            rows = np.zeros((config.num_audio_channels, config.audio_patch[0], config.frequency_length), np.float32)
+            shape = (config.num_audio_channels, config.audio_patch[0], config.frequency_length)
+            rows = np.full(shape, feature_extractor.padding_value, np.float32)
+            audio_mask = np.zeros(config.frequency_patches)
         else:
-            extracted = self.processor.feature_extractor([sound], return_tensors="np", sampling_rate=sampling_rate)
-            rows = extracted["audio_values"][0]
-        return _Prepared(pixels, rows, picture is not None, sound is not None)
+            made = feature_extractor([sound], return_tensors="np", sampling_rate=sampling_rate)
+            rows, audio_mask = made["audio_values"][0], made["audio_mask"][0]
+        return _Prepared(pixels, rows, pixel_mask, audio_mask, picture is not None, sound is not None)
 
     def _groups(self, clips: Sequence[_Prepared]) -> Iterator[list[int]]:
         """Indices of clips that share a batch: neighbours in size, while padding and batch stay small.
 
-        Masked reconstruction counts padding among the patches it hides, so there only equal sizes share a batch.
+        Masked reconstruction counts padding among the patches it hides, and a clip in which no patch is visible attends
+        to padding: there only equal sizes share a batch.
         """
         kind = self.runtime.device.partition(":")[0]
         allowed = 0.0 if self.task.needs_noise else MAX_PADDING
         tokens = lambda frames, rows: 1 + sum(token_counts(self.config, frames, rows))  # noqa: E731
         group: list[int] = []
         frames = rows = used = 0
+        visible = True
         for index in sorted(range(len(clips)), key=lambda i: (clips[i].frames, clips[i].rows)):
             clip = clips[index]
             wide = max(frames, clip.frames), max(rows, clip.rows)
             own, total = tokens(clip.frames, clip.rows), (len(group) + 1) * tokens(*wide)
-            if group and (total > MAX_BATCH_TOKENS[kind] or total - (used + own) > allowed * total):
+            visible = visible and clip.visible
+            padding = total - (used + own)
+            if group and (total > MAX_BATCH_TOKENS[kind] or padding > (allowed * total if visible else 0)):
                 yield group
-                group, used, wide = [], 0, (clip.frames, clip.rows)
+                group, used, wide, visible = [], 0, (clip.frames, clip.rows), clip.visible
             group.append(index)
             used += own
             frames, rows = wide
@@ -250,20 +267,22 @@ class Pipeline(Closing):
 
     def _batch(self, clips: Sequence[_Prepared], seed: int) -> dict[str, np.ndarray]:
         config, size = self.config, len(clips)
+        image_processor, feature_extractor = self.processor.image_processor, self.processor.feature_extractor
         frames, rows = max(clip.frames for clip in clips), max(clip.rows for clip in clips)
         pixel_patches, audio_patches = token_counts(config, frames, rows)
+        pixels = (size, frames, *clips[0].pixel_values.shape[1:])
+        sound = (size, config.num_audio_channels, rows, config.frequency_length)
         feeds = {
-            "pixel_values": np.zeros((size, frames, *clips[0].pixel_values.shape[1:]), np.float32),
-            "audio_values": np.zeros((size, config.num_audio_channels, rows, config.frequency_length), np.float32),
+            "pixel_values": np.full(pixels, image_processor.padding_value, np.float32),
+            "audio_values": np.full(sound, feature_extractor.padding_value, np.float32),
             "pixel_mask": np.zeros((size, pixel_patches), np.float32),
             "audio_mask": np.zeros((size, audio_patches), np.float32),
         }
         for row, clip in enumerate(clips):
             feeds["pixel_values"][row, : clip.frames] = clip.pixel_values
             feeds["audio_values"][row, :, : clip.rows] = clip.audio_values
-            own_pixels, own_audio = token_counts(config, clip.frames, clip.rows)
-            feeds["pixel_mask"][row, :own_pixels] = clip.has_picture
-            feeds["audio_mask"][row, :own_audio] = clip.has_sound
+            feeds["pixel_mask"][row, : len(clip.pixel_mask)] = clip.pixel_mask
+            feeds["audio_mask"][row, : len(clip.audio_mask)] = clip.audio_mask
         if self.task.needs_noise:
             noise = masking_noise(config, frames, rows, seed)
             for name, values in zip(("pixel_noise", "audio_noise"), noise, strict=True):
@@ -296,6 +315,15 @@ class Pipeline(Closing):
 _TOKEN_AXES = (TOKENS, PIXEL_PATCHES, "audio_patches")
 
 
+def processor_of(bundle: Bundle) -> Processor | None:
+    """A bundle's pre-processing, hashed before it is read; None where no processor makes what its model takes."""
+    file = recipe_file(bundle.directory, bundle.manifest["files"])
+    if file is None:
+        return None
+    bundle.check([file.name, CONFIG_FILE])
+    return read_recipe(file)
+
+
 def load(
     bundle: str | os.PathLike[str] | Bundle,
     backend: str = DEFAULT_BACKEND,
@@ -317,13 +345,12 @@ def load(
     trust_engine: for TensorRT, the SHA-256 of an engine that was not built here: an engine is code.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
-    if PREPROCESSOR_FILE not in opened.manifest["files"]:
+    processor = processor_of(opened)
+    if processor is None:
         raise BundleError(
-            f"{opened.directory} holds no {PREPROCESSOR_FILE}: its model takes channels that no processor makes",
+            f"{opened.directory} holds no {' or '.join(RECIPES)}: its model takes channels that no processor makes",
             hint="use tvlt_deploy.runtimes.open_runtime and prepare the tensors yourself",
         )
-    opened.check([PREPROCESSOR_FILE, CONFIG_FILE])
-    processor = TvltProcessor.from_pretrained(opened.directory)
     options: dict[str, Any] = {"threads": threads, "allow_fallback": allow_fallback}
     if backend == AUTO:
         choice = choose(opened, device, precision, trust_engine=trust_engine, progress=progress, **options)

@@ -7,6 +7,7 @@ answer is `{"ok": value}` or `{"error": {"type", "message", "hint"}}`. The end o
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
@@ -23,7 +24,6 @@ from tvlt_deploy.bench.workloads import make_workload
 from tvlt_deploy.errors import TvltError
 from tvlt_deploy.machine import imported_versions
 from tvlt_deploy.pipeline import Pipeline, load
-from tvlt_deploy.processors import TvltFeatureExtractor, TvltImageProcessor, TvltProcessor
 from tvlt_deploy.runtimes.base import Runtime
 
 
@@ -79,15 +79,12 @@ class Session:
         pipe = load(bundle, backend, device, precision, threads=threads, trust_engine=trust_engine)
         self.load_seconds = time.perf_counter() - start
         self.watch = Stopwatch()
-        image, sound = pipe.processor.image_processor, pipe.processor.feature_extractor
-        processor = TvltProcessor(
-            cast(TvltImageProcessor, _Timed(image, "image", self.watch)),
-            cast(TvltFeatureExtractor, _Timed(sound, "audio", self.watch)),
-        )
+        processor, sound = copy.copy(pipe.processor), pipe.processor.feature_extractor
+        processor.image_processor = cast(Any, _Timed(processor.image_processor, "image", self.watch))
+        processor.feature_extractor = cast(Any, _Timed(sound, "audio", self.watch))
         self.pipe = Pipeline(pipe.bundle, cast(Runtime, _Timed(pipe.runtime, "model", self.watch)), processor)
         self.rate = sound.sampling_rate
-        self.most_frames, self.most_seconds = pipe.config.num_frames, sound.max_rows * sound.hop_length / self.rate
-        self.workload = make_workload(workload, self.most_frames, self.most_seconds, self.rate)
+        self.workload = make_workload(workload, pipe.config.num_frames, sound.max_samples / self.rate, self.rate)
 
     def once(self) -> dict[str, float]:
         """Seconds of each stage of one call, and of the whole."""
@@ -105,12 +102,10 @@ class Session:
         images: list[Any] = list(self.workload.images)
         audio: list[Any] = list(self.workload.audio)
         if self.workload.path is not None:
-            from tvlt_deploy.media import read_clip
+            from tvlt_deploy.batch import read_for
 
-            clip = self.watch.time(
-                "decode", read_clip, self.workload.path, frames=self.most_frames, max_seconds=self.most_seconds
-            )
-            images, audio = [clip.frames], [clip.waveform]
+            clip = self.watch.time("decode", read_for, self.pipe, self.workload.path)
+            images, audio = [clip.pictures], [clip.waveform]
         return self.pipe(images=images, audio=audio, sampling_rate=self.rate)
 
     def warm_up(self, seconds: float) -> dict[str, Any]:

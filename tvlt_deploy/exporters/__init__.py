@@ -7,7 +7,6 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from tvlt_deploy.bundle import (
     NOT_RUN,
@@ -23,8 +22,8 @@ from tvlt_deploy.config import CONFIG_FILE, TvltConfig
 from tvlt_deploy.errors import ConfigError, EnvironmentLackError, UsageError
 from tvlt_deploy.files import staged_directory
 from tvlt_deploy.media import SAMPLING_RATE
-from tvlt_deploy.processors import TvltProcessor
-from tvlt_deploy.processors.serialization import PREPROCESSOR_FILE
+from tvlt_deploy.processors import Processor, TvltProcessor
+from tvlt_deploy.processors.recipe import read_recipe, recipe_file
 from tvlt_deploy.runtimes import DEFAULT_BACKEND
 from tvlt_deploy.tasks import PRECISIONS, default_task, get_task
 
@@ -70,34 +69,21 @@ def _save_processors(checkpoint: Path, stage: Path, config: TvltConfig, progress
 
     Raises `ConfigError` when the checkpoint's own file makes arrays that its model cannot take.
     """
-    if not (checkpoint / PREPROCESSOR_FILE).is_file():
+    file = recipe_file(checkpoint)
+    processor: Processor
+    if file is None:
         try:
             processor = TvltProcessor.from_config(config)
         except ConfigError as error:
             progress(f"no pre-processing in the bundle: {error}")
             return
     else:
-        processor = TvltProcessor.from_pretrained(checkpoint)
-        image, sound = processor.image_processor, processor.feature_extractor
-        wanted: dict[str, tuple[Any, Any]] = {
-            "crop_size": (image.crop_size, dict(zip(("height", "width"), config.image_shape, strict=True))),
-            "image patch_size": (list(image.patch_size), list(config.image_patch)),
-            "audio patch_size": (list(sound.patch_size), list(config.audio_patch)),
-            "feature_size": (sound.feature_size, config.frequency_length),
-        }
-        at_most = {
-            "num_frames": (image.num_frames, config.num_frames),
-            "spectrogram_length": (sound.spectrogram_length, config.spectrogram_length),
-        }
-        wanted |= {name: (found, most) for name, (found, most) in at_most.items() if found > most}
-        wanted["do_center_crop"] = (image.do_center_crop, True)
-        wanted["sampling_rate"] = (sound.sampling_rate, SAMPLING_RATE)
-        for name, (found, needed) in wanted.items():
-            if found != needed:
-                raise ConfigError(
-                    f"{checkpoint / PREPROCESSOR_FILE} sets {name} to {found}; {CONFIG_FILE} wants {needed}",
-                    hint=f"correct {PREPROCESSOR_FILE}, or remove it to derive it from {CONFIG_FILE}",
-                )
+        processor = read_recipe(file)
+        for name, found, needed in processor.misfits(config, SAMPLING_RATE):
+            raise ConfigError(
+                f"{file} sets {name} to {found}; {CONFIG_FILE} wants {needed}",
+                hint=f"correct {file.name}, or remove it to derive it from {CONFIG_FILE}",
+            )
     processor.save_pretrained(stage)
 
 

@@ -112,20 +112,15 @@ class Source:
                 yield f"clip {row} of entry {index}", clip
 
     def _read_folder(self, folder: Path) -> Iterator[tuple[str, Feeds | TvltError]]:
-        from tvlt_deploy.batch import find_sources, longest_sound
-        from tvlt_deploy.media import SAMPLING_RATE, read_clip
+        from tvlt_deploy.batch import find_sources, read_for
+        from tvlt_deploy.media import SAMPLING_RATE
 
         pipeline = self.pipeline
         assert pipeline is not None
         for media, audio in find_sources([folder]):
             try:
-                clip = read_clip(
-                    media,
-                    frames=pipeline.config.num_frames,
-                    audio=audio,
-                    max_seconds=longest_sound(pipeline),
-                )
-                feeds = pipeline.inputs(clip.frames, clip.waveform, SAMPLING_RATE)
+                clip = read_for(pipeline, media, audio)
+                feeds = pipeline.inputs(clip.pictures, clip.waveform, SAMPLING_RATE)
             except EnvironmentLackError:
                 raise
             except TvltError as error:

@@ -29,8 +29,8 @@ from tvlt_deploy.engines import (
 from tvlt_deploy.errors import EnvironmentLackError, UsageError, VerdictError
 from tvlt_deploy.exporters.receipt import check_receipt, read_receipt
 from tvlt_deploy.files import staged_file
+from tvlt_deploy.pipeline import processor_of
 from tvlt_deploy.processors import TvltFeatureExtractor
-from tvlt_deploy.processors.serialization import PREPROCESSOR_FILE
 from tvlt_deploy.profiles import Profile, check_profile, default_profile, parse_profile, profile_hash
 from tvlt_deploy.tasks import PRECISIONS
 from tvlt_deploy.trust import trust
@@ -132,11 +132,8 @@ def _profiles(bundle: Bundle, profiles: Sequence[str | Profile]) -> tuple[Profil
 
 def rows_per_second(bundle: Bundle) -> float:
     """Spectrogram rows that a second of sound becomes in a bundle."""
-    if PREPROCESSOR_FILE in bundle.manifest["files"]:
-        bundle.check([PREPROCESSOR_FILE])
-        extractor = TvltFeatureExtractor.from_pretrained(bundle.directory)
-    else:
-        extractor = TvltFeatureExtractor()
+    processor = processor_of(bundle)
+    extractor = TvltFeatureExtractor() if processor is None else processor.feature_extractor
     return float(extractor.sampling_rate / extractor.hop_length)
 
 

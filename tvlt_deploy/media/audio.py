@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,10 @@ class Sound:
     warnings: tuple[str, ...] = ()
 
 
+Resampler = Callable[[npt.NDArray[np.float32], int], npt.NDArray[np.float32]]
+"""Sound (samples,) and its rate in Hz to sound at `SAMPLING_RATE`."""
+
+
 def resample(
     waveform: npt.NDArray[np.floating[Any]], from_rate: float, to_rate: float = SAMPLING_RATE
 ) -> npt.NDArray[np.float32]:
@@ -74,7 +78,7 @@ def resample(
     return resampled
 
 
-def read_sound(source: Source, window: Window) -> Sound:
+def read_sound(source: Source, window: Window, resampler: Resampler = resample) -> Sound:
     """The sound of the window; silence where the stream has a gap or has not begun.
 
     Raises `MediaError` when there is no audio stream, or nothing in it can be decoded.
@@ -88,7 +92,7 @@ def read_sound(source: Source, window: Window) -> Sound:
             return Sound(None, float(track.end), track.warnings())
         if not np.isfinite(mono).all():
             raise MediaError(f"{source.path}: its sound holds NaN or infinite samples", hint="export it again")
-        waveform = resample(mono, track.rate)
+        waveform = resampler(mono, track.rate)
         return Sound(waveform, float(track.end), track.warnings())
 
 

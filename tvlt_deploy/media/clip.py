@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tvlt_deploy.errors import InputError, MediaError
-from tvlt_deploy.media.audio import Sound, read_sound
+from tvlt_deploy.media.audio import Resampler, Sound, read_sound, resample
 from tvlt_deploy.media.image import is_image, read_animation, read_still
 from tvlt_deploy.media.limits import Limits, Watch
 from tvlt_deploy.media.source import Source, check_path
@@ -24,7 +24,8 @@ class Clip:
 
     `frames` (T, H, W, 3) uint8 RGB and upright, or None; `frame_times` T seconds from the start of the file at which
     those frames appear; `waveform` (samples,) float32, mono, 44100 Hz, or None; `start` and `duration` the window that
-    was read, in seconds; `warnings` what was damaged, missing or changed; `source` the path of the file.
+    was read, in seconds; `warnings` what was damaged, missing or changed; `source` the path of the file; `still`
+    whether the only frame is an image and no moment of a video.
     """
 
     frames: npt.NDArray[np.uint8] | None
@@ -34,6 +35,12 @@ class Clip:
     duration: float
     warnings: tuple[str, ...] = ()
     source: str = ""
+    still: bool = False
+
+    @property
+    def pictures(self) -> npt.NDArray[np.uint8] | None:
+        """What a processor takes: the one image (H, W, 3) of a still, else `frames`."""
+        return self.frames[0] if self.still and self.frames is not None else self.frames
 
 
 _LIMITS = Limits()
@@ -47,17 +54,21 @@ def read_clip(
     start: float = 0.0,
     duration: float | None = None,
     max_seconds: float = LONGEST_SOUND,
+    by_number: bool = False,
+    resampler: Resampler = resample,
     limits: Limits = _LIMITS,
 ) -> Clip:
     """Read frames and sound of the window [start, start + min(duration, max_seconds)) of a video, image or sound file.
 
     `frames` is the most frames wanted: those on show at so many evenly spaced times of the part of the window that the
-    video covers, each once. `audio` is a separate sound file that replaces the sound of `path`; the window applies to
+    video covers, each once; `by_number` spaces them by their number instead. `resampler` makes 44100 Hz of sound of
+    another rate. `audio` is a separate sound file that replaces the sound of `path`; the window applies to
     it too. A part that the file has no stream for, or none in the window, is None. Raises `InputError` for arguments
     that mean no window and for a window behind the end, `MediaError` for a file that cannot be used,
     `EnvironmentLackError` without PyAV or soxr.
     """
-    return _read(path, frames, audio, Window.of(start, duration, max_seconds, limits), limits)
+    window = Window.of(start, duration, max_seconds, limits, by_number)
+    return _read(path, frames, audio, window, resampler, limits)
 
 
 def read_video(
@@ -106,6 +117,7 @@ def _read(
     frames: int,
     audio: str | os.PathLike[str] | None,
     window: Window,
+    resampler: Resampler,
     limits: Limits,
 ) -> Clip:
     count = _count(frames, limits)
@@ -127,9 +139,9 @@ def _read(
                 f"{file}: holds no pictures, and {other} was to replace its sound", hint="give one of them"
             )
         pictures = read_pictures(source, window, count) if "video" in kinds else None
-        sound = read_sound(source, window) if other is None and "audio" in kinds else None
+        sound = read_sound(source, window, resampler) if other is None and "audio" in kinds else None
     if other is not None:
-        sound = _sound(other, window, limits)
+        sound = _sound(other, window, limits, resampler)
     return _clip(file, window, pictures, sound)
 
 
@@ -139,11 +151,11 @@ def _pictures(file: Path, watch: Watch, window: Window, count: int) -> Pictures:
     return read_pictures(Source(file, watch), window, count)
 
 
-def _sound(file: Path, window: Window, limits: Limits) -> Sound:
+def _sound(file: Path, window: Window, limits: Limits, resampler: Resampler = resample) -> Sound:
     watch = Watch(file, limits)
     if is_image(file, watch):
         raise MediaError(f"{file}: is an image; wanted a file with sound")
-    return read_sound(Source(file, watch), window)
+    return read_sound(Source(file, watch), window, resampler)
 
 
 def _clip(file: Path, window: Window, pictures: Pictures | None, sound: Sound | None) -> Clip:
@@ -169,4 +181,5 @@ def _clip(file: Path, window: Window, pictures: Pictures | None, sound: Sound | 
         duration=max(min(end, float(window.end)) - float(window.start), 0.0),
         warnings=tuple(dict.fromkeys(warnings)),
         source=str(file),
+        still=pictures is not None and pictures.still,
     )

@@ -16,7 +16,7 @@ from tvlt_deploy.errors import MediaError, TvltError
 from tvlt_deploy.media.limits import Watch
 from tvlt_deploy.media.source import open_regular, reason, translated
 from tvlt_deploy.media.video import Pictures
-from tvlt_deploy.media.window import Window, shown
+from tvlt_deploy.media.window import Window
 
 # Formats with a decoder of their own in Pillow; none starts another program or opens another file.
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
@@ -51,13 +51,13 @@ def read_animation(path: Path, watch: Watch, window: Window, count: int) -> Pict
         starts, end, notes = _times(image, watch)
         if len(starts) < 2:
             image.seek(0)
-            return Pictures(_rgb(image)[None], (0.0,), 0.0, tuple(notes))
+            return Pictures(_rgb(image)[None], (0.0,), 0.0, tuple(notes), still=True)
         places = sorted(starts)
         stamps = [starts[place] for place in places]
         begin, stop = window.start * 1000, min(window.end * 1000, Fraction(end))
         if begin >= stop:
             return Pictures(None, (), end / 1000, tuple(notes))
-        chosen = shown(stamps, begin, stop, count)
+        chosen = window.choose(stamps, begin, stop, count, whole=stop < window.end * 1000)
         watch.check_decoded(image.width * image.height * 3 * len(chosen), "frames")
         frames = []
         for at in chosen:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from tvlt_deploy.errors import MediaError
 from tvlt_deploy.media.source import Source, reason, stamp_of, translated
-from tvlt_deploy.media.window import Window, shown
+from tvlt_deploy.media.window import Window
 
 if TYPE_CHECKING:
     from av.packet import Packet
@@ -22,12 +22,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pictures:
-    """`frames` (T, H, W, 3) uint8 RGB, or None when none is on show in the window; `times` and `end` in seconds."""
+    """`frames` (T, H, W, 3) uint8 RGB, or None when none is on show in the window; `times` and `end` in seconds.
+
+    `still` says that the only frame is an image and no moment of a video.
+    """
 
     frames: npt.NDArray[np.uint8] | None
     times: tuple[float, ...]
     end: float
     warnings: tuple[str, ...] = ()
+    still: bool = False
 
 
 @dataclass
@@ -60,7 +64,7 @@ class _Index:
 
 
 def read_pictures(source: Source, window: Window, count: int) -> Pictures:
-    """The frames on show at `count` evenly spaced times of the part of the window that the video covers.
+    """`count` frames of the part of the window that the video covers, spaced evenly as the window asks for.
 
     Raises `MediaError` when there is no video stream, or nothing in it can be decoded.
     """
@@ -69,7 +73,9 @@ def read_pictures(source: Source, window: Window, count: int) -> Pictures:
         begin = max(index.begin, Fraction(index.stamps[0])) if index.stamps else index.end
         if begin >= index.end:
             return Pictures(None, (), index.seconds(index.end), tuple(index.warnings))
-        wanted = [index.stamps[at] for at in shown(index.stamps, begin, index.end, count)]
+        whole = index.end < (index.origin + window.end) / index.tick
+        chosen = window.choose(index.stamps, begin, index.end, count, whole=whole)
+        wanted = [index.stamps[at] for at in chosen]
         picked = _decode(source, window, index, wanted)
     return Pictures(
         picked.frames(),

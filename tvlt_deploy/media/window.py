@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
+
 from tvlt_deploy.errors import InputError
 from tvlt_deploy.media.limits import Limits
 
@@ -41,9 +43,13 @@ class Window:
 
     start: Fraction
     end: Fraction
+    by_number: bool = False
+    """Frames are spaced evenly by their number, else by time."""
 
     @classmethod
-    def of(cls, start: float, duration: float | None, max_seconds: float, limits: Limits) -> Window:
+    def of(
+        cls, start: float, duration: float | None, max_seconds: float, limits: Limits, by_number: bool = False
+    ) -> Window:
         """[start, start + min(duration, max_seconds)). Raises `InputError` for values that mean no window."""
         begin = _seconds("start", start, zero=True)
         length = _seconds("max_seconds", max_seconds)
@@ -54,7 +60,13 @@ class Window:
                 f"the window is {float(length):g} s long; at most {limits.max_duration:g} s are read in one call",
                 hint="ask for a shorter window, or raise Limits.max_duration",
             )
-        return cls(begin, begin + length)
+        return cls(begin, begin + length, by_number)
+
+    def choose(self, stamps: Sequence[int], begin: Fraction, end: Fraction, count: int, *, whole: bool) -> list[int]:
+        """`shown` or `numbered`, as the window asks for; `whole`: the pictures end with `end`, the window does not."""
+        if self.by_number:
+            return numbered(stamps, begin, None if whole else end, count)
+        return shown(stamps, begin, end, count)
 
 
 def shown(stamps: Sequence[int], begin: Fraction, end: Fraction, count: int) -> list[int]:
@@ -69,3 +81,19 @@ def shown(stamps: Sequence[int], begin: Fraction, end: Fraction, count: int) -> 
     slack = min(Fraction(1), (end - begin) / (8 * inside))
     moments = (begin + k * (end - begin) / count + slack for k in range(count))
     return sorted({max(bisect_right(stamps, moment) - 1, 0) for moment in moments})
+
+
+def numbered(stamps: Sequence[int], begin: Fraction, end: Fraction | None, count: int) -> list[int]:
+    """Indices of `count` of the frames on show from `begin` on, spaced evenly by number, each index once.
+
+    Arguments are those of `shown`. A frame that `end` cuts does not count; where `end` is None, all do. Source:
+    zinengtang/TVLT, `RawVideoExtractor.video_to_tensor`.
+    """
+    first, last = max(bisect_right(stamps, begin) - 1, 0), len(stamps)
+    if end is not None:
+        last = bisect_left(stamps, end)
+        spacing = Fraction(stamps[-1] - stamps[0], max(len(stamps) - 1, 1))
+        slack = min(Fraction(1), spacing / 8)  # containers round stamps to their tick
+        last -= stamps[last - 1] + spacing - slack > end
+    places = np.linspace(first, max(last, first + 1), count, endpoint=False).astype(int)
+    return sorted(set(places.tolist()))

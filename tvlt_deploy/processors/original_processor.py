@@ -46,12 +46,12 @@ class OriginalProcessor(Processor):
         """
         return cls(OriginalImageProcessor.from_config(config), OriginalFeatureExtractor.from_config(config))
 
-    def misfits(self, config: TvltConfig) -> Iterator[Misfit]:
+    def misfits(self, config: TvltConfig, sampling_rate: int) -> Iterator[Misfit]:
         """As of `Processor`."""
         size = self.image_processor.image_size
         if (size, size) != config.image_shape:
             yield "image_size", size, config.image_shape
-        yield from super().misfits(config)
+        yield from super().misfits(config, sampling_rate)
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe's name, and for each part its settings and the numbers that the recipe fixes."""

@@ -50,13 +50,14 @@ class Processor(Saved):
         """
         raise NotImplementedError
 
-    def misfits(self, config: TvltConfig) -> Iterator[Misfit]:
-        """Every setting by which these processors make arrays that a model of this configuration cannot take."""
+    def misfits(self, config: TvltConfig, sampling_rate: int) -> Iterator[Misfit]:
+        """Every setting that does not fit a model of this configuration, or sound at `sampling_rate` Hz."""
         image, sound = self.image_processor, self.feature_extractor
-        wanted = {
+        wanted: dict[str, tuple[Any, Any]] = {
             "image patch_size": (list(image.patch_size), list(config.image_patch)),
             "audio patch_size": (list(sound.patch_size), list(config.audio_patch)),
             "feature_size": (sound.feature_size, config.frequency_length),
+            "sampling_rate": (sound.sampling_rate, sampling_rate),
         }
         at_most = {
             "num_frames": (image.num_frames, config.num_frames),
@@ -115,12 +116,12 @@ class TvltProcessor(Processor):
         self.image_processor = image_processor
         self.feature_extractor = feature_extractor
 
-    def misfits(self, config: TvltConfig) -> Iterator[Misfit]:
+    def misfits(self, config: TvltConfig, sampling_rate: int) -> Iterator[Misfit]:
         """As of `Processor`."""
         image, (height, width) = self.image_processor, config.image_shape
         if image.crop_size != {"height": height, "width": width}:
             yield "crop_size", image.crop_size, {"height": height, "width": width}
-        yield from super().misfits(config)
+        yield from super().misfits(config, sampling_rate)
         if not image.do_center_crop:
             yield "do_center_crop", False, True
 
