@@ -313,7 +313,10 @@ def test_a_bundle_without_pre_processing_says_what_to_do_instead(
     copy = copy_of(bundle_of("audio-visual-classification"))
     bundle = Bundle(copy)
     bundle.update(lambda manifest: manifest["files"].pop("preprocessor_config.json"))
-    with pytest.raises(BundleError, match=r"holds no preprocessor_config.json or preprocessing.json: .* \(use tvlt_deploy.runtimes.open_run"):
+    with pytest.raises(
+        BundleError,
+        match=r"holds no preprocessor_config.json or preprocessing.json: .* \(use tvlt_deploy.runtimes.open_run",
+    ):
         tvlt_deploy.load(copy)
 
 

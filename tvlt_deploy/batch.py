@@ -103,7 +103,7 @@ def read_for(
     duration: float | None = None,
     limits: Limits | None = None,
 ) -> Clip:
-    """`read_clip` as a pipeline wants it: its recipe's choice of frames and resampler, as much sound as its model takes."""
+    """`read_clip` for a pipeline: its recipe's choice of frames and resampler, as much sound as its model takes."""
     processor = pipeline.processor
     extractor = processor.feature_extractor
     return read_clip(

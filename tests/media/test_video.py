@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from tests.media.files import av, frame, numbers, steady, write
-from tvlt_deploy.media import Limits, read_video
+from tvlt_deploy.media import Limits, read_clip, read_video
 from tvlt_deploy.media import video as video_module
 
 CODECS = {
@@ -49,6 +53,28 @@ def test_constant_rate_gives_the_indices_of_linspace(tmp_path, count, wanted, ra
     expected = [index * count // wanted for index in range(wanted)]
     assert numbers(clip.frames) == expected
     np.testing.assert_allclose(clip.frame_times, [index / rate for index in expected], atol=6e-4)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_frames_by_number_are_those_of_the_original_code(tmp_path, suffix):
+    golden = json.loads((Path(__file__).parents[1] / "data" / "original" / "preprocess_numbers.json").read_text())
+    windows = golden["frame_sampling_timestamp_dataset"]
+    path = write(tmp_path / f"clip.{suffix}", steady(windows["frames"]), options={"preset": "ultrafast", "bf": "2"})
+    for name, indices in windows["indices"].items():
+        start, end, wanted = map(float, re.fullmatch(r"(.*)-(.*)s->(.*)", name).groups())
+        clip = read_clip(path, frames=int(wanted), start=start, duration=end - start, by_number=True)
+        assert numbers(clip.frames) == indices, name
+    whole = read_clip(path, frames=8, by_number=True)
+    assert numbers(whole.frames) == [0, 31, 62, 93, 125, 156, 187, 218]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 7, 8, 30, 100])
+def test_few_frames_by_number_come_once_each(tmp_path, count):
+    golden = json.loads((Path(__file__).parents[1] / "data" / "original" / "preprocess_numbers.json").read_text())
+    path = write(tmp_path / "clip.mp4", steady(count), options={"preset": "ultrafast"})
+    for wanted in (1, 3, 8):
+        clip = read_clip(path, frames=wanted, by_number=True)
+        assert numbers(clip.frames) == sorted(set(golden["frame_sampling_no_timestamp"][f"{count}->{wanted}"]))
 
 
 def test_ntsc_rate_in_a_millisecond_container(tmp_path):
