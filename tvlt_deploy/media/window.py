@@ -89,11 +89,12 @@ def numbered(stamps: Sequence[int], begin: Fraction, end: Fraction | None, count
     Arguments are those of `shown`. A frame that `end` cuts does not count; where `end` is None, all do. Source:
     zinengtang/TVLT, `RawVideoExtractor.video_to_tensor`.
     """
-    first, last = max(bisect_right(stamps, begin) - 1, 0), len(stamps)
+    # Behind the end some may be missing: packets come in the order of decoding.
+    last = len(stamps) if end is None else bisect_left(stamps, end)
+    spacing = Fraction(stamps[last - 1] - stamps[0], max(last - 1, 1))
+    slack = min(Fraction(1), spacing / 8)  # containers round stamps to their tick
+    first = max(bisect_right(stamps, begin + slack) - 1, 0)
     if end is not None:
-        last = bisect_left(stamps, end)
-        spacing = Fraction(stamps[-1] - stamps[0], max(len(stamps) - 1, 1))
-        slack = min(Fraction(1), spacing / 8)  # containers round stamps to their tick
         last -= stamps[last - 1] + spacing - slack > end
     places = np.linspace(first, max(last, first + 1), count, endpoint=False).astype(int)
     return sorted(set(places.tolist()))

@@ -16,18 +16,21 @@ def resize_bicubic(frame: NDArray[np.uint8], height: int, width: int) -> NDArray
 
     Source: torch `interpolate(mode="bicubic", align_corners=False)` in float32, then clamped and rounded half to even.
     """
+    channels = frame.shape[2]
     rows, row_weights = _taps(frame.shape[0], height)
     columns, column_weights = _taps(frame.shape[1], width)
-    lines = _weighted(frame, rows, row_weights[..., None, None], axis=0)
-    levels = _weighted(lines, columns, column_weights[..., None], axis=1)
+    # Pixels lie side by side as numbers: an inner axis of three channels would cost numpy a loop for each pixel.
+    places = (columns[..., None] * channels + np.arange(channels)).reshape(len(columns), -1)
+    lines = _weighted(frame.reshape(frame.shape[0], -1), rows, row_weights[..., None], axis=0)
+    levels = _weighted(lines, places, np.repeat(column_weights, channels, axis=1), axis=1)
     np.clip(levels, 0, 255, out=levels)
-    return np.rint(levels, out=levels).astype(np.uint8)
+    return np.rint(levels, out=levels).astype(np.uint8).reshape(height, width, channels)
 
 
 def _weighted(
     values: NDArray[np.generic], taps: NDArray[np.intp], weights: NDArray[np.float32], axis: int
 ) -> NDArray[np.float32]:
-    """The sum over taps of `values` taken along an axis, each times its weight."""
+    """The sum over taps of `values` (two axes) taken along an axis, each times its weight."""
     total: NDArray[np.float32] = values.take(taps[0], axis) * weights[0]
     for tap, weight in zip(taps[1:], weights[1:], strict=True):
         total += values.take(tap, axis) * weight

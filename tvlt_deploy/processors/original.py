@@ -30,4 +30,5 @@ def visible_patches(pictures: NDArray[Any], patch: Sequence[int]) -> NDArray[np.
     rows, columns = patch
     seen = (pictures != -1).any(axis=2)
     patches = seen.reshape(batch, count, height // rows, rows, width // columns, columns).any(axis=(3, 5))
-    return patches.reshape(batch, -1).astype(np.float32)
+    mask: NDArray[np.float32] = patches.reshape(batch, -1).astype(np.float32)
+    return mask
