@@ -84,9 +84,9 @@ class Processor(Saved):
         """Pixels of `images`, spectrograms of `audio`, pixels of `images_mixed`, in one dict.
 
         images, images_mixed: as `videos` of the image processor. audio, sampling_rate: as of the feature extractor.
-        mask_audio, mask_pixel: accepted for the signature's sake; masking happens in the
-        model. Keyword arguments go to the part that knows them: `return_tensors` to both, `return_attention_mask` to
-        the sound, all others to the images.
+        mask_audio, mask_pixel: accepted for the signature's sake; masking happens in the model. Keyword arguments go
+        to the part that knows them: `return_tensors` to both, `return_attention_mask` to the sound, all others to the
+        images.
 
         Returns the keys `audio_values`, `audio_mask`, `pixel_values`, `pixel_mask`, `pixel_values_mixed`,
         `pixel_mask_mixed`, in this order, as far as asked for. Raises `InputError` (a `ValueError`) when both
