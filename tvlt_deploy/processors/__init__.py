@@ -7,7 +7,15 @@ Numbers are those of transformers 4.40.2; where that library is wrong or silent 
 from tvlt_deploy.processors.audio import TvltFeatureExtractor
 from tvlt_deploy.processors.image import TvltImageProcessor
 from tvlt_deploy.processors.mel import mel_filter_bank
+from tvlt_deploy.processors.original import original_masks
 from tvlt_deploy.processors.output import BatchFeature
 from tvlt_deploy.processors.processor import TvltProcessor
 
-__all__ = ["BatchFeature", "TvltFeatureExtractor", "TvltImageProcessor", "TvltProcessor", "mel_filter_bank"]
+__all__ = [
+    "BatchFeature",
+    "TvltFeatureExtractor",
+    "TvltImageProcessor",
+    "TvltProcessor",
+    "mel_filter_bank",
+    "original_masks",
+]
