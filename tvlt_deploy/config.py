@@ -182,7 +182,7 @@ class TvltConfig:
             raise ConfigError(f"audio_mask_type is {self.audio_mask_type!r}; wanted 'frame-level' or 'patch-level'")
         if self.loss_type not in _LOSS_TYPES:
             raise ConfigError(f"loss_type is {self.loss_type!r}; wanted one of {', '.join(_LOSS_TYPES)}")
-        if self.problem_type is not None and self.problem_type not in _ACTIVATIONS:
+        if self.problem_type is not None and self.problem_type not in tuple(_ACTIVATIONS):
             raise ConfigError(f"problem_type is {self.problem_type!r}; wanted one of {', '.join(_ACTIVATIONS)}")
         if self.class_mask_source not in ("pixel", "audio"):
             raise ConfigError(f"class_mask_source is {self.class_mask_source!r}; wanted 'pixel' or 'audio'")

@@ -1,42 +1,33 @@
-"""The masks that the TVLT authors' code derives from the values themselves."""
+"""Attention masks of the original TVLT code, which reads them off the values."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
-
-from tvlt_deploy.errors import InputError
-
-SQUARE_16 = (16, 16)
+from numpy.typing import NDArray
 
 
 def original_masks(
-    pixel_values: np.ndarray,
-    audio_values: np.ndarray,
-    image_patch: tuple[int, int] = SQUARE_16,
-    audio_patch: tuple[int, int] = SQUARE_16,
-) -> tuple[np.ndarray, np.ndarray]:
-    """(pixel_mask (batch, pixel patches), audio_mask (batch, audio patches)) float32: 0 where a patch is all -1.
+    pixel_values: NDArray[Any],
+    audio_values: NDArray[Any],
+    image_patch: Sequence[int] = (16, 16),
+    audio_patch: Sequence[int] = (16, 16),
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(pixel mask, audio mask) of normalised inputs: 0 for a patch in which every value is -1.
 
-    That is silence and black as well as padding. pixel_values: (batch, frames, channels, height, width).
-    audio_values: (batch, channels, rows, bins). image_patch: (height, width) in pixels; audio_patch: (rows, bins).
-    The order is that of the model's tokens: frame by frame and row by row; time first, then frequency.
-
-    Source: zinengtang/TVLT, which compares the mean of a patch with -1 in float32. That is the same but for values
-    that differ from -1 by a few of its rounding steps. Raises `InputError` for arrays that are not whole patches.
+    pixel_values: (batch, frames, channels, height, width). audio_values: (batch, channels, rows, bins). Returns
+    (batch, frames * patches) and (batch, patches) float32, in the model's order of patches. Black and silent patches
+    are masked like those that padding added. Source: zinengtang/TVLT, `model/modules/tvlt.py`.
     """
-    for name, values, axes, patch in (
-        ("pixel_values", pixel_values, 5, image_patch),
-        ("audio_values", audio_values, 4, audio_patch),
-    ):
-        shape = np.shape(values)
-        if len(shape) != axes or shape[-2] % patch[0] or shape[-1] % patch[1]:
-            raise InputError(f"{name} has shape {shape}; wanted {axes} axes and whole patches of {patch[0]}x{patch[1]}")
-    return _mask(np.asarray(pixel_values), image_patch), _mask(np.asarray(audio_values)[:, None], audio_patch)
+    return visible_patches(pixel_values, image_patch), visible_patches(audio_values[:, None], audio_patch)
 
 
-def _mask(pictures: np.ndarray, patch: tuple[int, int]) -> np.ndarray:
-    """(batch, steps, channels, height, width) to (batch, steps * patches) float32."""
-    batch, steps, channels, height, width = pictures.shape
-    grid = pictures.reshape(batch, steps, channels, height // patch[0], patch[0], width // patch[1], patch[1])
-    valid: np.ndarray = (grid != -1).any(axis=(2, 4, 6))
-    return valid.reshape(batch, -1).astype(np.float32)
+def visible_patches(pictures: NDArray[Any], patch: Sequence[int]) -> NDArray[np.float32]:
+    """1 for every patch of (batch, pictures, channels, height, width) that holds more than -1: (batch, patches)."""
+    batch, count, _, height, width = pictures.shape
+    rows, columns = patch
+    seen = (pictures != -1).any(axis=2)
+    patches = seen.reshape(batch, count, height // rows, rows, width // columns, columns).any(axis=(3, 5))
+    return patches.reshape(batch, -1).astype(np.float32)
