@@ -760,8 +760,10 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
     config, files = bundle.config, bundle.manifest["files"]
     click.echo(f"bundle   {bundle.directory}")
     click.echo(f"task     {bundle.task.name}")
-    if config.original_kind is not None:
-        click.echo(f"weights  of the authors' code, {config.original_kind}, head {config.original_head or 'none'}")
+    if origin := bundle.manifest.get("original"):
+        click.echo(
+            f"weights  of the authors' code, {origin['kind']}" + (f", {origin['head']}" if origin["head"] else "")
+        )
     click.echo(
         f"takes    1 to {config.num_frames} frames of {config.image_shape[0]}x{config.image_shape[1]}, "
         f"up to {config.spectrogram_length} rows of sound"

@@ -339,7 +339,7 @@ def test_a_converted_classifier_loads_here_and_is_refused_by_transformers(tmp_pa
     )
     assert ours.config.id2label == {0: "mood"}
     assert ours.config.sign_labels == ("negative", "positive")
-    with pytest.raises(RuntimeError, match="size mismatch for classifier.1.weight"):
+    with pytest.raises(RuntimeError, match=r"size mismatch for classifier\.1\.weight"):
         hf.transformers.TvltForAudioVisualClassification.from_pretrained(tmp_path / "hf")
 
 

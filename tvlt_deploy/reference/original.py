@@ -330,7 +330,9 @@ class OriginalCheckpoint:
                 hint="ask for a task that it holds",
             )
         head = self._head_for(task.name)
-        changes: dict[str, Any] = {"architectures": (task.architecture,), "original_head": head}
+        changes: dict[str, Any] = {"architectures": (task.architecture,)}
+        if head in CHOOSABLE_HEADS:
+            changes["original_head"] = head
         if task.labelled:
             changes |= self._meaning(str(head))
         elif task.architecture == "TvltForPreTraining":
