@@ -63,6 +63,17 @@ def tensors(values: dict[str, np.ndarray]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(value) for name, value in values.items()}
 
 
+def end_to_end_feeds() -> dict[str, np.ndarray]:
+    """What the authors' loaders made of three clips: a video with sound, sound alone, a still image with sound."""
+    sounds, pictures = (load_file(DATA / f"preprocess_{kind}.safetensors") for kind in ("audio", "video"))
+    video, audio = -np.ones((3, 3, 3, 32, 32), np.float32), -np.ones((3, 1, 144, 128), np.float32)
+    video[0], video[2, 0] = pictures["pixels_32_sampled3"].numpy(), pictures["image_lanczos_32"].numpy()[0]
+    audio[0] = sounds["main44k.features"].numpy()[0]
+    audio[1:, :, :48] = sounds["stereo16k.features"].numpy()
+    pixel_mask, audio_mask = original_masks(video, audio)
+    return {"pixel_values": video, "audio_values": audio, "pixel_mask": pixel_mask, "audio_mask": audio_mask}
+
+
 def masked_feeds(case: str) -> dict[str, np.ndarray]:
     """The inputs of a masked auto-encoding case, with noise that ranks the patches as the authors' draw did."""
     clips = {"plain.mae_frame": [0], "padded.mae_frame": [0, 2], "plain.mae_random": [1]}[case]

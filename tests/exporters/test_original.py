@@ -59,6 +59,8 @@ def test_sentiment(original_bundle: Callable[..., Bundle]) -> None:
         for case in ("plain", "padded"):
             logits = answers(bundle, form, original.feeds(case))["logits"]
             assert_near(logits, original.golden("mosei_sentiment")[f"{case}.classifier"])
+        logits = answers(bundle, form, original.end_to_end_feeds())["logits"]
+        assert_near(logits, original.golden("mosei_sentiment")["e2e.classifier"])
         logits = answers(bundle, form, original.feeds("all_minus_one"))["logits"]
         assert_near(logits, original.classified(original.weights("mosei_sentiment"), "classifier", "all_minus_one"))
 

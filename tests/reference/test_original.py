@@ -69,6 +69,13 @@ def test_heads(kind: str) -> None:
         assert_near(run(model, original.feeds(case, kind))[output], original.golden(kind)[f"{case}.{head}"], HEADS)
 
 
+def test_what_the_authors_loaders_made_of_clips() -> None:
+    model, wanted = opened("mosei_sentiment").load(), original.golden("mosei_sentiment")
+    values = original.end_to_end_feeds()
+    assert_near(run(model, values).logits, wanted["e2e.classifier"], HEADS)
+    assert_near(run(model.tvlt, values).last_hidden_state[:, 0], wanted["e2e.tokens_cls"], TOKENS)
+
+
 def test_masks_are_read_off_the_values() -> None:
     for case in ("plain", "padded"):
         values = original.feeds(case)
