@@ -251,6 +251,18 @@ def test_a_task_that_the_file_does_not_hold() -> None:
         opened("vqa").load("captioning")
 
 
+def test_a_head_chooses_among_the_tasks_of_a_file_with_several(tmp_path: Path) -> None:
+    heads = original.classifier("classifier", 1), original.matcher("matching_score")
+    content = original.made(tmp_path / "both.safetensors", *heads)
+    checkpoint = small(tmp_path / "both.safetensors")
+    assert checkpoint.tasks == ("feature-extraction", "audio-visual-classification", "audio-visual-matching")
+    assert checkpoint.default_task == "audio-visual-classification"
+    other = small(tmp_path / "both.safetensors", head="matching_score")
+    assert other.default_task == "audio-visual-matching"
+    logits = run(other.load(), original.feeds("padded")).matching_logits
+    assert_near(logits, original.matched(content, "matching_score", "padded"), HEADS)
+
+
 def test_a_head_that_the_file_or_the_task_does_not_have() -> None:
     with pytest.raises(UsageError, match="holds no head 'rank_output'; it holds matching_score"):
         opened("pretrain", head="rank_output")

@@ -28,6 +28,6 @@ def visible_patches(pictures: NDArray[Any], patch: Sequence[int]) -> NDArray[np.
     """1 for every patch of (batch, pictures, channels, height, width) that holds more than -1: (batch, patches)."""
     batch, count, _, height, width = pictures.shape
     rows, columns = patch
-    seen = (pictures != -1).any(axis=2)
+    seen: NDArray[np.bool_] = (pictures != -1).any(axis=2)
     patches = seen.reshape(batch, count, height // rows, rows, width // columns, columns).any(axis=(3, 5))
     return patches.reshape(batch, -1).astype(np.float32)

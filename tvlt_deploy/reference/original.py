@@ -1,4 +1,4 @@
-"""Checkpoints of the TVLT authors' own code: recognised by their keys, converted by the table below.
+"""Checkpoints of the TVLT authors' own code: recognised by their keys, converted by the table of `original_keys`.
 
 The same network under other names. What differs is configuration (`tvlt_deploy.config.OWN_FIELDS`), so that one
 reference model computes either. Files, heads and settings are described in docs/original-checkpoints.md.
@@ -20,6 +20,7 @@ from torch import Tensor
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import CheckpointError, ConfigError, UsageError
 from tvlt_deploy.files import staged_directory
+from tvlt_deploy.reference.original_keys import CHOOSABLE_HEADS, HEADS, TABLES, head_of, original_key
 from tvlt_deploy.reference.weights import (
     PREFIX,
     PretrainedModule,
@@ -33,92 +34,6 @@ from tvlt_deploy.tasks import TASKS, get_task
 
 EMOTIONS = ("happy", "sad", "angry", "fear", "disgust", "surprise")
 """The outputs of the emotion classifier, in order."""
-
-# Keys ------------------------------------------------------------------------------------------------------------
-
-# How Hugging Face's names, without the prefix `tvlt.`, begin, and the authors'. {head} is the head that is taken.
-_NAMES = {
-    "cls_embedding": "cls_token",
-    "pixel_embeddings.patch_embeddings.projection": "patch_embed_v.proj",
-    "pixel_embeddings.type_embed_v": "type_embed_v",
-    "pixel_embeddings.pos_embed_v": "pos_embed_v",
-    "pixel_embeddings.temporal_embed": "temporal_embed",
-    "audio_embeddings.patch_embeddings.projection": "patch_embed_a.proj",
-    "audio_embeddings.type_embed_a": "type_embed_a",
-    "audio_embeddings.pos_embed_a": "pos_embed_a",
-    "audio_embeddings.freq_embed": "freq_embed",
-    "encoder.layer": "blocks",
-    "layernorm": "norm",
-    "classifier": "{head}",
-    "matching_head": "{head}",
-    "encoder_to_decoder": "decoder_embed",
-    "pixel_mask_token": "mask_token_v",
-    "audio_mask_token": "mask_token_a",
-    "decoder_pixel_pos_embed": "decoder_pos_embed_v",
-    "decoder_temporal_embed": "decoder_temporal_embed",
-    "decoder_pixel_type_embed": "decoder_type_embed_v",
-    "decoder_audio_pos_embed": "decoder_pos_embed_a",
-    "decoder_freq_embed": "decoder_freq_embed",
-    "decoder_audio_type_embed": "decoder_type_embed_a",
-    "decoder.decoder_layers": "decoder_blocks",
-    "decoder.layernorm": "decoder_norm",
-    "pixel_mae_head": "mae_score_video",
-    "audio_mae_head": "mae_score_audio",
-}
-# Inside a layer. Query, key and value are thirds of one matrix, in this order.
-_LAYER_NAMES = {
-    "layernorm_before": "norm1",
-    "attention.attention.query": "attn.qkv",
-    "attention.attention.key": "attn.qkv",
-    "attention.attention.value": "attn.qkv",
-    "attention.output.dense": "attn.proj",
-    "layernorm_after": "norm2",
-    "intermediate.dense": "mlp.fc1",
-    "output.dense": "mlp.fc2",
-}
-_THIRDS = ("query", "key", "value")
-# Position tables are longer than what is used of them: the first entries are taken.
-_TABLES = ("temporal_embed", "pos_embed_a", "decoder_temporal_embed", "decoder_pos_embed_a")
-
-_LAYER = r"\d+\.(norm1|norm2|attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)\.(weight|bias)"
-_CLASSIFIER = r"\.(0\.dense|1|2|4)\.(weight|bias)"
-_MATCHER = r"\.(pooler\.dense|fc)\.(weight|bias)"
-# The heads by task; of two for one task the first is taken unless the other is asked for: fine-tuning for retrieval
-# starts `rank_output` as a copy of `matching_score` and trains only the copy.
-_HEADS = {
-    "audio-visual-classification": {
-        "vqa_classifier": re.compile("vqa_classifier" + _CLASSIFIER),
-        "classifier": re.compile("classifier" + _CLASSIFIER),
-    },
-    "audio-visual-matching": {
-        "rank_output": re.compile("rank_output" + _MATCHER),
-        "matching_score": re.compile("matching_score" + _MATCHER),
-    },
-    "masked-reconstruction": {
-        "decoder": re.compile(
-            r"decoder_(embed|norm)\.(weight|bias)|mask_token_[av]|mae_score_(audio|video)\.decoder\.(weight|bias)"
-            rf"|decoder_(pos_embed_[av]|type_embed_[av]|temporal_embed|freq_embed)|decoder_blocks\.{_LAYER}"
-        ),
-    },
-}
-CHOOSABLE_HEADS = (*_HEADS["audio-visual-classification"], *_HEADS["audio-visual-matching"])
-
-
-def _head_of(key: str) -> str | None:
-    return next((name for heads in _HEADS.values() for name, keys in heads.items() if keys.fullmatch(key)), None)
-
-
-def original_key(key: str, head: str | None) -> tuple[str, int | None]:
-    """The authors' name of a reference model's key, and which third of that tensor it is (None: all of it)."""
-    bare = key.removeprefix(PREFIX)
-    start = next(start for start in _NAMES if bare == start or bare.startswith(f"{start}."))
-    name, rest = _NAMES[start].format(head=head), bare.removeprefix(start)
-    if layer := re.fullmatch(r"(\.\d+)\.(.+)(\.\w+)", rest) if name.endswith("blocks") else None:
-        number, inner, kind = layer.groups()
-        last = inner.rpartition(".")[2]
-        return f"{name}{number}.{_LAYER_NAMES[inner]}{kind}", _THIRDS.index(last) if last in _THIRDS else None
-    return name + rest, None
-
 
 # Settings --------------------------------------------------------------------------------------------------------
 
@@ -174,21 +89,23 @@ class OriginalCheckpoint:
         self.path = Path(path)
         self._tensors = _read(self.path)
         self._check_origin()
-        found = {_head_of(key) for key in self._tensors}
-        self._heads = {task: [name for name in heads if name in found] for task, heads in _HEADS.items()}
+        found = {head_of(key) for key in self._tensors}
+        self._heads = {task: [name for name in heads if name in found] for task, heads in HEADS.items()}
         self.tasks = tuple(task for task in TASKS if task == "feature-extraction" or self._heads[task])
         self._asked_head = head
         names = [name for name in CHOOSABLE_HEADS if name in found]
         if head is not None and head not in names:
             raise UsageError(f"{self.path} holds no head {head!r}; it holds {', '.join(names) or 'none to choose'}")
+        self._has_decoder = bool(self._heads["masked-reconstruction"])
         self.kind = self._recognise()
         self._sizes = self._read_sizes(settings or {})
 
     @property
     def default_task(self) -> str:
-        """The task of the file's foremost head."""
-        order = ("audio-visual-classification", "audio-visual-matching", "masked-reconstruction", "feature-extraction")
-        return next(task for task in order if task in self.tasks)
+        """The task of the head that was asked for, else of the file's foremost head."""
+        order = [*HEADS, "feature-extraction"]
+        asked = [task for task in HEADS if self._asked_head in HEADS[task]]
+        return next(task for task in (*asked, *order) if task in self.tasks)
 
     def _check_origin(self) -> None:
         if any(key.startswith("text_embeddings.") for key in self._tensors):
@@ -232,83 +149,91 @@ class OriginalCheckpoint:
         found = (re.match(rf"{blocks}\.(\d+)\.", key) for key in self._tensors)
         return len({match[1] for match in found if match})
 
-    def _read_sizes(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields of `TvltConfig` that every task shares, from the file where it tells them."""
-        hidden = self._shape("cls_token", 3)[2]
-        pixel_patch, audio_patch = (self._shape(f"patch_embed_{m}.proj.weight", 4) for m in "va")
-        patches, frequencies = self._shape("pos_embed_v", 3)[1], self._shape("freq_embed", 3)[1]
-        frames, steps = self._shape("temporal_embed", 3)[1], self._shape("pos_embed_a", 3)[1]
-        mlp, side = self._shape("blocks.0.mlp.fc1.weight", 2)[0], math.isqrt(patches)
-        if side**2 != patches:
+    def _described(self) -> dict[str, Any]:
+        """What the file tells of its own configuration, under the authors' names."""
+        hidden, patches = self._shape("cls_token", 3)[2], self._shape("pos_embed_v", 3)[1]
+        if (side := math.isqrt(patches)) ** 2 != patches:
             raise CheckpointError(f"{self.path} holds {patches} positions in pos_embed_v; wanted those of a square")
+        pixel_patch, audio_patch = (self._shape(f"patch_embed_{kind}.proj.weight", 4)[2:] for kind in "va")
         told: dict[str, Any] = {
             "hidden_size": hidden,
             "num_layers": self._layers("blocks"),
-            "mlp_ratio": mlp / hidden,
-            "video_size": side * pixel_patch[2],
-            "patch_size": pixel_patch[2],
-            "audio_patch_size": list(audio_patch[2:]),
-            "frequency_size": frequencies * audio_patch[3],
-            "max_frames": frames,
-            "max_audio_patches": steps,
+            "mlp_ratio": self._shape("blocks.0.mlp.fc1.weight", 2)[0] / hidden,
+            "video_size": side * pixel_patch[0],
+            "patch_size": pixel_patch[0],
+            "audio_patch_size": list(audio_patch),
+            "frequency_size": self._shape("freq_embed", 3)[1] * audio_patch[1],
+            "max_frames": self._shape("temporal_embed", 3)[1],
+            "max_audio_patches": self._shape("pos_embed_a", 3)[1],
         }
-        decoder = bool(self._heads["masked-reconstruction"])
-        if decoder:
+        if self._has_decoder:
             told["decoder_hidden_size"] = self._shape("decoder_embed.weight", 2)[0]
         if self.kind == "vqa":
             told["vqav2_label_size"] = self._shape("vqa_classifier.4.weight", 2)[0]
-        self._compare(settings, told)
+        return told
 
-        wanted = ["num_heads", "num_frames", *(["frame_masking"] if decoder else [])]
-        if hidden == PUBLISHED_WIDTH:
-            settings = {**_PUBLISHED, "num_frames": _PUBLISHED_FRAMES[self.kind], **settings}
-        if missing := [name for name in wanted if name not in settings]:
+    def _complete(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The whole configuration: what the file tells, what was given, and what was published."""
+        told = self._described()
+        for name, value in told.items():
+            if name in settings and settings[name] != value:
+                raise UsageError(f"{name} is {settings[name]!r} in the settings; {self.path} holds {value!r}")
+        complete = {"audio_size": _MOST_ROWS, **settings, **told}
+        if told["hidden_size"] == PUBLISHED_WIDTH:
+            complete = {**_PUBLISHED, "num_frames": _PUBLISHED_FRAMES[self.kind], **complete}
+        wanted = ["num_heads", "num_frames", *(["frame_masking"] if self._has_decoder else [])]
+        if missing := ", ".join(name for name in wanted if name not in complete):
             raise UsageError(
-                f"{self.path} is a {self.kind} file of width {hidden}; it does not tell its {', '.join(missing)}",
-                hint=f"--config FILE.json with {', '.join(missing)}, named as in the authors' configuration",
+                f"{self.path} is a {self.kind} file of width {told['hidden_size']}; it does not tell its {missing}",
+                hint=f"--config FILE.json with {missing}, named as in the authors' configuration",
             )
-        heads, used = _count(settings, "num_heads"), _count(settings, "num_frames")
-        if used > frames:
-            raise UsageError(f"num_frames is {used}; {self.path} holds {frames} frame positions")
-        rows = min(steps * audio_patch[2], _count({"audio_size": _MOST_ROWS, **settings}, "audio_size"))
+        if self._has_decoder:
+            # Their configuration has no name for this: the decoder's heads are as wide as the encoder's unless given.
+            width = complete["hidden_size"] // _count(complete, "num_heads")
+            complete.setdefault("decoder_num_heads", max(1, complete["decoder_hidden_size"] // max(1, width)))
+        if _count(complete, "num_frames") > told["max_frames"]:
+            raise UsageError(
+                f"num_frames is {complete['num_frames']}; {self.path} holds {told['max_frames']} frame positions"
+            )
+        return complete
+
+    def _read_sizes(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of `TvltConfig` that every task shares."""
+        known = self._complete(settings)
+        (_, channels, *pixel_patch), (_, audio_channels, *audio_patch) = (
+            self._shape(f"patch_embed_{kind}.proj.weight", 4) for kind in "va"
+        )
+        steps = min(known["max_audio_patches"], _count(known, "audio_size") // audio_patch[0])
         sizes: dict[str, Any] = {
-            "image_size": side * pixel_patch[2],
-            "spectrogram_length": rows - rows % audio_patch[2],
-            "frequency_length": frequencies * audio_patch[3],
-            "image_patch_size": pixel_patch[2:],
-            "audio_patch_size": audio_patch[2:],
-            "num_image_channels": pixel_patch[1],
-            "num_audio_channels": audio_patch[1],
-            "num_frames": used,
-            "hidden_size": hidden,
-            "num_hidden_layers": told["num_layers"],
-            "num_attention_heads": heads,
-            "intermediate_size": mlp,
+            "image_size": known["video_size"],
+            "spectrogram_length": steps * audio_patch[0],
+            "frequency_length": known["frequency_size"],
+            "image_patch_size": pixel_patch,
+            "audio_patch_size": audio_patch,
+            "num_image_channels": channels,
+            "num_audio_channels": audio_channels,
+            "num_frames": known["num_frames"],
+            "hidden_size": known["hidden_size"],
+            "num_hidden_layers": known["num_layers"],
+            "num_attention_heads": _count(known, "num_heads"),
+            "intermediate_size": self._shape("blocks.0.mlp.fc1.weight", 2)[0],
             "class_mask_source": "audio",
             "mae_class_token": False,
             "original_kind": self.kind,
         }
-        if decoder:
-            if not isinstance(settings["frame_masking"], bool):
-                raise ConfigError(f"frame_masking is {settings['frame_masking']!r}; wanted true or false")
-            mask_type, mask_ratio = _AUDIO_MASKING[settings["frame_masking"]]
-            width = told["decoder_hidden_size"]
-            # Their configuration has no name for this; the heads of encoder and decoder are equally wide unless given.
-            settings = {"decoder_num_heads": max(1, width * heads // hidden), **settings}
+        if self._has_decoder:
+            if not isinstance(known["frame_masking"], bool):
+                raise ConfigError(f"frame_masking is {known['frame_masking']!r}; wanted true or false")
+            mask_type, mask_ratio = _AUDIO_MASKING[known["frame_masking"]]
             sizes |= {
-                "decoder_hidden_size": width,
+                "decoder_hidden_size": known["decoder_hidden_size"],
                 "decoder_num_hidden_layers": self._layers("decoder_blocks"),
-                "decoder_num_attention_heads": _count(settings, "decoder_num_heads"),
+                "decoder_num_attention_heads": _count(known, "decoder_num_heads"),
                 "decoder_intermediate_size": self._shape("decoder_blocks.0.mlp.fc1.weight", 2)[0],
                 "audio_mask_type": mask_type,
                 "audio_mask_ratio": mask_ratio,
             }
         return sizes
-
-    def _compare(self, settings: Mapping[str, Any], told: Mapping[str, Any]) -> None:
-        for name, value in told.items():
-            if name in settings and settings[name] != value:
-                raise UsageError(f"{name} is {settings[name]!r} in the settings; {self.path} holds {value!r}")
 
     # Models ------------------------------------------------------------------------------------------------------
 
@@ -375,9 +300,9 @@ class OriginalCheckpoint:
         for key, (name, third) in places.items():
             rows, *rest = expected[key].shape
             wanted[name] = expected[key] if third is None else torch.empty(3 * rows, *rest, device="meta")
-        used = {_head_of(name) for name in wanted}
+        used = {head_of(name) for name in wanted}
         spare = self._tensors.keys() - wanted.keys()
-        skipped = {key for key in spare if _head_of(key) not in (None, *used)}
+        skipped = {key for key in spare if head_of(key) not in (None, *used)}
         problems = []
         if missing := wanted.keys() - self._tensors.keys():
             problems.append(f"lacks {len(missing)} of {len(wanted)} keys: {some(missing)}")
@@ -386,7 +311,7 @@ class OriginalCheckpoint:
         if problems:
             raise CheckpointError(f"{self.path} {'; it '.join(problems)}")
         given = {name: self._tensors[name] for name in wanted}
-        for name in wanted.keys() & set(_TABLES):
+        for name in wanted.keys() & set(TABLES):
             if given[name].ndim == 3:
                 given[name] = given[name][:, : wanted[name].shape[1]]
         check_tensors(given, wanted, str(self.path))
