@@ -761,9 +761,7 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
     click.echo(f"bundle   {bundle.directory}")
     click.echo(f"task     {bundle.task.name}")
     if origin := bundle.manifest.get("original"):
-        click.echo(
-            f"weights  of the authors' code, {origin['kind']}" + (f", {origin['head']}" if origin["head"] else "")
-        )
+        click.echo(f"weights  of the authors' code: {', '.join(name for name in origin.values() if name)}")
     click.echo(
         f"takes    1 to {config.num_frames} frames of {config.image_shape[0]}x{config.image_shape[1]}, "
         f"up to {config.spectrogram_length} rows of sound"

@@ -210,7 +210,7 @@ def given(key: str, value: Any) -> Callable[[dict[str, Tensor]], None]:
         (given("classifier.3.weight", torch.ones(16)), "holds 1 unknown keys: classifier.3.weight"),
         (given("transformer.norm.bias", torch.ones(16)), "holds norm.bias twice"),
         (given("epoch", 3), "holds a int under 'epoch'"),
-        (given("norm.bias", torch.ones(17)), r"norm.bias has shape \(17,\), wanted \(16,\)"),
+        (given("norm.bias", torch.ones(17)), r"norm.bias has shape \(17,\), wanted \(16,\) .*each other"),
         (given("blocks.0.attn.qkv.weight", torch.ones(16, 16)), r"qkv.weight has shape \(16, 16\), wanted \(48, 16\)"),
         (given("pos_embed_v", torch.ones(1, 5, 16)), "5 positions in pos_embed_v; wanted those of a square"),
         (given("pos_embed_a", torch.ones(16)), r"pos_embed_a of shape \(16,\); wanted 3 axes"),

@@ -154,7 +154,7 @@ class OriginalCheckpoint:
         hidden, patches = self._shape("cls_token", 3)[2], self._shape("pos_embed_v", 3)[1]
         if (side := math.isqrt(patches)) ** 2 != patches:
             raise CheckpointError(f"{self.path} holds {patches} positions in pos_embed_v; wanted those of a square")
-        pixel_patch, audio_patch = (self._shape(f"patch_embed_{kind}.proj.weight", 4)[2:] for kind in "va")
+        pixel_patch, audio_patch = (self._shape(f"patch_embed_{x}.proj.weight", 4)[2:] for x in "va")
         told: dict[str, Any] = {
             "hidden_size": hidden,
             "num_layers": self._layers("blocks"),
@@ -201,7 +201,7 @@ class OriginalCheckpoint:
         """The fields of `TvltConfig` that every task shares."""
         known = self._complete(settings)
         (_, channels, *pixel_patch), (_, audio_channels, *audio_patch) = (
-            self._shape(f"patch_embed_{kind}.proj.weight", 4) for kind in "va"
+            self._shape(f"patch_embed_{x}.proj.weight", 4) for x in "va"
         )
         steps = min(known["max_audio_patches"], _count(known, "audio_size") // audio_patch[0])
         sizes: dict[str, Any] = {
@@ -294,7 +294,7 @@ class OriginalCheckpoint:
         return model.eval()
 
     def _convert(self, expected: Mapping[str, Tensor], head: str | None) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-        """The tensors that a reference model expects, and the keys of heads that it has not."""
+        """The tensors that a reference model expects, and the file's keys of heads that the model has not."""
         places = {key: original_key(key, head) for key in expected}
         wanted: dict[str, Tensor] = {}
         for key, (name, third) in places.items():
@@ -314,7 +314,7 @@ class OriginalCheckpoint:
         for name in wanted.keys() & set(TABLES):
             if given[name].ndim == 3:
                 given[name] = given[name][:, : wanted[name].shape[1]]
-        check_tensors(given, wanted, str(self.path))
+        check_tensors(given, wanted, str(self.path), hint="its tensors do not fit each other")
         state = {}
         for key, (name, third) in places.items():
             tensor = given[name] if third is None else given[name].chunk(3)[third]

@@ -239,8 +239,13 @@ def match_state(
     return {key: tensor.to(dtype, copy=True).contiguous() for key, tensor in state.items()}, tuple(sorted(skipped))
 
 
-def check_tensors(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> None:
-    """Raise `CheckpointError` for tensors of other shapes than expected, of integers, or with NaN or infinity."""
+def check_tensors(
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str, hint: str | None = None
+) -> None:
+    """Raise `CheckpointError` for tensors of other shapes than expected, of integers, or with NaN or infinity.
+
+    hint: what to say of a wrong shape; by default which field of config.json sets it.
+    """
     misshapen = [key for key in state if state[key].shape != expected[key].shape]
     if misshapen:
         listed = "; ".join(
@@ -251,8 +256,8 @@ def check_tensors(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], s
             field for key in misshapen for end, field in _SHAPED_BY.items() if key.endswith(("." + end, "_" + end))
             or key == end
         )  # fmt: skip
-        hint = f"config.json disagrees on {'; '.join(fields)}" if fields else "config.json must describe this very file"
-        raise CheckpointError(f"{source}: {listed}{more}", hint=hint)
+        told = f"config.json disagrees on {'; '.join(fields)}" if fields else "config.json must describe this very file"
+        raise CheckpointError(f"{source}: {listed}{more}", hint=told if hint is None else hint)
     for key, tensor in state.items():
         if not tensor.is_floating_point():
             raise CheckpointError(f"{source} holds {key} as {tensor.dtype}; wanted floating point")
