@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import tvlt_deploy
+from tests import original
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.cli import main
 
@@ -88,6 +89,32 @@ def test_the_main_job_from_nothing_to_an_answer(tmp_path: Path, wav: Path, png: 
     assert (answer["frames"], answer["sound"], answer["error"]) == (1, True, None)
     assert answer["label"] in ("match", "mismatch")
     assert sum(answer["scores"].values()) == pytest.approx(1)
+
+
+@pytest.mark.slow
+def test_an_original_file_from_disk_to_a_bundle(tmp_path: Path) -> None:
+    settings = original.DATA / "settings_mosei_sentiment.json"
+    arguments = original.path_of("mosei_sentiment"), tmp_path / "bundle", "--config", settings, "--no-verify"
+    exported = invoke("export", *arguments, "-q")
+    assert exported.exit_code == 0, exported.output
+    assert "weights  of the authors' code: mosei_sentiment, classifier" in exported.stdout
+    assert "labels   sentiment" in exported.stdout
+    assert "scores   none" in exported.stdout
+
+
+def test_an_original_file_to_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "answers.txt").write_text("yes\nno\ntwo\nred\nleft\n")
+    settings = original.DATA / "settings_vqa.json"
+    arguments = original.path_of("vqa", "safetensors"), tmp_path / "made", "--config", settings
+    converted = invoke("convert", *arguments, "--labels", tmp_path / "answers.txt", "-q")
+    assert converted.exit_code == 0, converted.output
+    assert "wrote TvltForAudioVisualClassification (vqa)" in converted.stdout
+    assert "transformers has no class for this classifier" in converted.stdout
+    labels = json.loads((tmp_path / "made" / "config.json").read_text())["id2label"]
+    assert labels == {"0": "yes", "1": "no", "2": "two", "3": "red", "4": "left"}
+    again = invoke("convert", *arguments)
+    assert again.exit_code == 2
+    assert "is not empty" in again.stderr
 
 
 def test_the_same_seed_gives_the_same_checkpoint(tmp_path: Path) -> None:
@@ -190,6 +217,15 @@ def test_json_lines_of_arrays_tell_their_shapes(features: Bundle, wav: Path) -> 
         (("inspect", "{tmp}/nowhere"), 5, "is not a directory"),
         (("export", "{tmp}/nowhere", "{tmp}/bundle"), 5, "does not exist"),
         (("export", "{tmp}", "{tmp}/bundle", "--precision", "int8"), 2, "tvlt-deploy quantize"),
+        (("export", "{ckpt}", "{tmp}/bundle"), 2, "does not tell its num_heads, num_frames"),
+        (("convert", "{ckpt}", "{tmp}/made"), 2, "does not tell its num_heads, num_frames"),
+        (("convert", "{tmp}/nothing.ckpt", "{tmp}/made"), 5, "does not exist"),
+        (("convert", "{wav}", "{tmp}/made"), 5, "tone.wav"),
+        (
+            ("export", "{ckpt}", "{tmp}/bundle", "--config", "{settings}", "--task", "masked-reconstruction"),
+            5,
+            "the tasks it holds: feature-extraction, audio-visual-classification",
+        ),
         (("verify", "{bundle}", "--precision", "fp16"), 2, "holds no fp16"),
         (("bench", "{bundle}", "--workload", "nothing10"), 2, "nothing10"),
         (("bench", "{bundle}", "--report", "bench.pdf"), 2, ".pdf"),
@@ -200,7 +236,10 @@ def test_json_lines_of_arrays_tell_their_shapes(features: Bundle, wav: Path) -> 
 def test_errors_name_the_fault_and_set_the_exit_code(
     arguments: tuple[str, ...], code: int, text: str, matching: Bundle, tmp_path: Path, wav: Path
 ) -> None:
-    places = {"bundle": matching.directory, "tmp": tmp_path, "wav": wav}
+    places = {
+        "bundle": matching.directory, "tmp": tmp_path, "wav": wav, "ckpt": original.path_of("mosei_sentiment"),
+        "settings": original.DATA / "settings_mosei_sentiment.json",
+    }  # fmt: skip
     result = invoke(*(argument.format(**places) for argument in arguments))
     assert result.exit_code == code, result.output
     assert text in result.stderr

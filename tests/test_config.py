@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tvlt_deploy.config import TvltConfig
+from tvlt_deploy.config import OWN_FIELDS, TvltConfig, read_labels
 from tvlt_deploy.errors import ConfigError
 
 CHANGES: list[dict[str, Any]] = [
@@ -61,9 +61,62 @@ def test_transformers_reads_what_we_wrote(theirs: Any, changes: dict[str, Any], 
 def test_defaults_are_those_of_transformers(theirs: Any) -> None:
     defaults = theirs().to_dict()
     for field in dataclasses.fields(TvltConfig):
-        if field.name not in ("extras", "architectures", "num_labels"):
+        if field.name not in ("extras", "architectures", "num_labels", *OWN_FIELDS):
             value = getattr(TvltConfig(), field.name)
             assert (list(value) if isinstance(value, tuple) else value) == defaults[field.name], field.name
+
+
+def test_what_transformers_does_not_know_is_written_where_it_differs(theirs: Any, tmp_path: Path) -> None:
+    own = {
+        "class_mask_source": "audio", "mae_class_token": False, "classifier_pooler": True, "classifier_norm_eps": 1e-5,
+        "sign_labels": ("down", "up"), "original_kind": "vqa", "original_head": "x",
+    }  # fmt: skip
+    assert set(own) == set(OWN_FIELDS)
+    assert not set(OWN_FIELDS) & set(TvltConfig().to_dict())
+    config = TvltConfig(**own, num_labels=1, loss_type="regression")
+    config.save_pretrained(tmp_path)
+    assert TvltConfig.from_pretrained(tmp_path) == config
+    assert theirs.from_pretrained(tmp_path).class_mask_source == "audio"  # carried along, and without effect
+
+
+@pytest.mark.parametrize(
+    ("changes", "activation"),
+    [
+        ({}, "softmax"),
+        ({"num_labels": 1}, "none"),
+        ({"loss_type": "regression"}, "none"),
+        ({"problem_type": "regression"}, "none"),
+        ({"problem_type": "single_label_classification"}, "softmax"),
+        ({"problem_type": "multi_label_classification", "num_labels": 6}, "sigmoid"),
+    ],
+)
+def test_scores_follow_the_problem(theirs: Any, changes: dict[str, Any], activation: str, tmp_path: Path) -> None:
+    theirs(**changes).save_pretrained(tmp_path)
+    assert TvltConfig.from_pretrained(tmp_path).activation == activation
+
+
+def test_labels_are_read_from_lines_or_json(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("gl\u00fccklich\n sad \n", encoding="utf-8")
+    (tmp_path / "labels.json").write_text('["a", "b"]')
+    assert read_labels(tmp_path / "labels.txt") == ("gl\u00fccklich", "sad")
+    assert read_labels(tmp_path / "labels.json") == ("a", "b")
+    assert TvltConfig().with_labels(("a", "b")).id2label == {0: "a", 1: "b"}
+
+
+@pytest.mark.parametrize("content", ['{"0": "a"}', '["a", 1]', '["a", ""]', "[", "3"])
+def test_other_labels_are_refused_by_name(content: str, tmp_path: Path) -> None:
+    (tmp_path / "labels.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"labels\.json"):
+        read_labels(tmp_path / "labels.json")
+
+
+def test_labels_name_each_output_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read the labels .*missing"):
+        read_labels(tmp_path / "missing")
+    with pytest.raises(ConfigError, match="3 labels were given; the classifier has 2 outputs"):
+        TvltConfig().with_labels(("a", "b", "c"))
+    with pytest.raises(ConfigError, match="labels name a more than once"):
+        TvltConfig().with_labels(("a", "a"))
 
 
 def test_unknown_keys_survive_and_the_model_type_must_be_ours(tmp_path: Path) -> None:
@@ -146,6 +199,16 @@ def test_a_callable_activation_runs_but_cannot_be_written(tmp_path: Path) -> Non
         ({"id2label": ["a", "b"]}, r"id2label is \['a', 'b'\]; wanted a map from index to label"),
         ({"id2label": {"x": "b"}}, "wanted a map from index to label"),
         ({"architectures": "TvltModel"}, "architectures is 'TvltModel'; wanted a list of class names"),
+        ({"problem_type": "ranking"}, "problem_type is 'ranking'; wanted one of regression, multi_label_class"),
+        ({"problem_type": []}, r"problem_type is \[\]; wanted one of regression"),
+        ({"class_mask_source": "video"}, "class_mask_source is 'video'; wanted 'pixel' or 'audio'"),
+        ({"mae_class_token": 0}, "mae_class_token is 0; wanted true or false"),
+        ({"classifier_pooler": "yes"}, "classifier_pooler is 'yes'; wanted true or false"),
+        ({"classifier_norm_eps": -1e-5}, "classifier_norm_eps is -1e-05; wanted a number of at least 0"),
+        ({"sign_labels": ["down", "up"]}, "sign_labels names the signs of 2 outputs; wanted a regression of one"),
+        ({"sign_labels": ["up"], "num_labels": 1}, r"sign_labels is \('up',\); wanted two names"),
+        ({"sign_labels": "up", "num_labels": 1}, "sign_labels is 'up'; wanted two names"),
+        ({"original_kind": 3}, "original_kind is 3; wanted a name"),
     ],
 )  # fmt: skip
 def test_values_that_no_model_can_have_are_refused(changes: dict[str, Any], says: str) -> None:

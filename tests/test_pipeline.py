@@ -244,6 +244,26 @@ def test_regression_and_a_single_label_give_the_value(classification: Bundle) ->
 
 
 @pytest.mark.filterwarnings("error")
+def test_labels_that_do_not_exclude_each_other_get_a_score_each(classification: Bundle) -> None:
+    labels = {0: "happy", 1: "sad", 2: "angry"}
+    config = classification.config.replace(problem_type="multi_label_classification", id2label=labels)
+    first, second = answering(classification, config).answers(np.array([[np.log(3), 0.0, np.log(4)], [-2000, -2, -3]]))
+    assert first.scores == pytest.approx({"happy": 0.75, "sad": 0.5, "angry": 0.8})
+    assert (first.label, first.score) == ("angry", first.scores["angry"])
+    assert second.label == "sad"
+    assert second.scores["happy"] == 0.0
+
+
+def test_the_sign_of_a_sentiment_has_a_name(classification: Bundle) -> None:
+    config = classification.config.replace(
+        loss_type="regression", id2label={0: "sentiment"}, sign_labels=("negative", "positive")
+    )
+    found = answering(classification, config).answers(np.array([[1.25], [0.0], [-0.5]]))
+    assert [answer.label for answer in found] == ["positive", "positive", "negative"]
+    assert found[2] == Answer("negative", -0.5, {"sentiment": -0.5})
+
+
+@pytest.mark.filterwarnings("error")
 def test_matching_is_a_sigmoid(matching: Bundle) -> None:
     pipe = answering(matching, matching.config)
     likely, unlikely, certain, never = pipe.answers(np.array([[np.log(4)], [-np.log(4)], [2000.0], [-2000.0]]))

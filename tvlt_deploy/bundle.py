@@ -113,13 +113,17 @@ def write_manifest(
         if path.is_file() and path.name != MANIFEST_FILE
     }
     specs = lambda table: {name: {"dtype": spec.dtype, "shape": list(spec.shape)} for name, spec in table.items()}  # noqa: E731
+    activation = task.activation(config)  # a task without one has no head to name
+    origin = {"kind": config.original_kind, "head": config.original_head if activation else None}
     write_json(
         directory / MANIFEST_FILE,
         {
             "schema_version": SCHEMA_VERSION,
             "created_by": f"tvlt-deploy {__version__}",
-            "lineage": "huggingface",
+            "lineage": config.lineage,
+            "original": origin if config.lineage == "original" else None,
             "task": task.name,
+            "activation": activation,
             "inputs": specs(task.inputs(config)),
             "outputs": specs(task.outputs(config)),
             "variants": [variant.to_dict(files) for variant in variants],

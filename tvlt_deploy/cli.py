@@ -151,6 +151,13 @@ _backend = click.Choice([*BACKENDS, AUTO])
 _precisions = click.option(
     "--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="Repeatable."
 )
+_settings = click.option(
+    "--config", "settings", type=click.Path(path_type=Path), help="What an original file does not tell, as JSON."
+)
+_head = click.option("--head", metavar="NAME", help="Of an original file with two heads for a task, the one to take.")
+_labels = click.option(
+    "--labels", type=click.Path(path_type=Path), help="Names of a classifier's outputs, one per line or a JSON list."
+)
 _trust = click.option(
     "--trust-engine", metavar="SHA256", help="Run a TensorRT engine of this hash though it was not built here."
 )
@@ -210,6 +217,9 @@ def init_checkpoint(
 @click.option("--no-weights", is_flag=True, help="Leave model.safetensors out of the bundle.")
 @click.option("--no-verify", is_flag=True, help="Do not measure against the reference.")
 @click.option("--force", is_flag=True, help="Replace a bundle that stands there.")
+@_settings
+@_head
+@_labels
 @_json
 def export(
     checkpoint: Path,
@@ -220,10 +230,13 @@ def export(
     no_weights: bool,
     no_verify: bool,
     force: bool,
+    settings: Path | None,
+    head: str | None,
+    labels: Path | None,
     as_json: bool,
     progress: Progress,
 ) -> None:
-    """Turn CHECKPOINT, a Hugging Face directory, into BUNDLE and prove it against the torch reference.
+    """Turn CHECKPOINT, a Hugging Face directory or an original file, into BUNDLE and prove it against the reference.
 
     Example: tvlt-deploy export checkpoint bundle --task audio-visual-matching
     """
@@ -238,10 +251,50 @@ def export(
         weights=not no_weights,
         verify=not no_verify,
         force=force,
+        head=head,
+        **_original_options(settings, labels),
         progress=progress,
     )
     progress.done()
     _show_bundle(made, as_json)
+
+
+def _original_options(settings: Path | None, labels: Path | None) -> dict[str, Any]:
+    """The content of the files of `--config` and `--labels`."""
+    from tvlt_deploy.config import read_labels, read_settings
+
+    return {
+        "settings": None if settings is None else read_settings(settings),
+        "labels": None if labels is None else read_labels(labels),
+    }
+
+
+@_command
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("directory", type=click.Path(path_type=Path))
+@_settings
+@_head
+@_labels
+def convert(
+    checkpoint: Path, directory: Path, settings: Path | None, head: str | None, labels: Path | None, progress: Progress
+) -> None:
+    """Write CHECKPOINT, a file of the TVLT authors' code, into DIRECTORY in Hugging Face's layout.
+
+    Example: tvlt-deploy convert TVLT.ckpt checkpoint
+    """
+    try:
+        from tvlt_deploy.reference.original import convert as write
+    except ImportError as error:
+        raise EnvironmentLackError(
+            f"converting needs {error.name}, which is not installed", hint="pip install 'tvlt-deploy[export]'"
+        ) from error
+
+    progress(f"converting {checkpoint}")
+    config = write(checkpoint, directory, head=head, **_original_options(settings, labels))
+    progress.done()
+    click.echo(f"wrote {config.architectures[0]} ({config.original_kind}) to {directory}")
+    if config.classifier_pooler:
+        click.echo("transformers has no class for this classifier and refuses it; tvlt-deploy export takes it")
 
 
 @_command
@@ -707,6 +760,8 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
     config, files = bundle.config, bundle.manifest["files"]
     click.echo(f"bundle   {bundle.directory}")
     click.echo(f"task     {bundle.task.name}")
+    if origin := bundle.manifest.get("original"):
+        click.echo(f"weights  of the authors' code: {', '.join(name for name in origin.values() if name)}")
     click.echo(
         f"takes    1 to {config.num_frames} frames of {config.image_shape[0]}x{config.image_shape[1]}, "
         f"up to {config.spectrogram_length} rows of sound"
@@ -718,6 +773,7 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
     if bundle.task.labelled:
         labels = list((config.id2label or {}).values())
         click.echo(f"labels   {', '.join(labels[:10])}{f', {len(labels) - 10} more' if len(labels) > 10 else ''}")
+        click.echo(f"scores   {bundle.task.activation(config)}")
     click.echo(f"files    {len(files)}, {sum(file['size'] for file in files.values()) / 1e6:.1f} MB")
     calibration = bundle.manifest.get("calibration")
     if calibration is not None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,18 @@ _AUDIO_MASK_TYPES = {
     "patch_level": "patch-level",
 }
 _LOSS_TYPES = ("classification", "regression")
+# transformers' names, and what turns the logits of each into scores.
+_ACTIVATIONS = {
+    "regression": "none",
+    "multi_label_classification": "sigmoid",
+    "single_label_classification": "softmax",
+}
+
+OWN_FIELDS = (
+    "class_mask_source", "mae_class_token", "classifier_pooler", "classifier_norm_eps", "sign_labels", "original_kind",
+    "original_head",
+)  # fmt: skip
+"""The fields that transformers does not know; a file holds them only where they differ from its behaviour."""
 
 
 def _pair(name: str, value: Any) -> tuple[int, int]:
@@ -49,6 +62,14 @@ class TvltConfig:
     an int (square) or a pair: (height, width) for images, (time, frequency) for sound. `hidden_act` is the name of an
     activation or a callable (which can be run but neither saved nor exported). Either `num_labels` or `id2label`
     sets the labels. Raises `ConfigError` (a `ValueError`) naming the field, the value found and the value wanted.
+
+    The authors' own models differ from Hugging Face's in what the fields of `OWN_FIELDS` say:
+    class_mask_source: the modality, "pixel" or "audio", whose first patch lends the class token its mask.
+    mae_class_token: whether masked reconstruction shows the encoder the class token.
+    classifier_pooler: a tanh layer before the classifier. classifier_norm_eps: of its LayerNorm, by default
+        `layer_norm_eps`.
+    sign_labels: what a regression with one output calls a value below 0, and one from 0 on.
+    original_kind, original_head: what file of the authors' the weights are from, and which of its heads.
 
     Source: transformers 4.40.2 `TvltConfig`; Tang et al., "TVLT: Textless Vision-Language Transformer", 2022.
     """
@@ -84,6 +105,14 @@ class TvltConfig:
     loss_type: str = "classification"
     num_labels: int | None = None
     id2label: Mapping[int, str] | None = None
+    problem_type: str | None = None
+    class_mask_source: str = "pixel"
+    mae_class_token: bool = True
+    classifier_pooler: bool = False
+    classifier_norm_eps: float | None = None
+    sign_labels: tuple[str, str] | None = None
+    original_kind: str | None = None
+    original_head: str | None = None
     return_dict: bool = True
     output_attentions: bool = False
     output_hidden_states: bool = False
@@ -102,6 +131,8 @@ class TvltConfig:
         put("architectures", tuple(self.architectures or ()))
         put("extras", dict(self.extras))
         self._put_labels(put)
+        if isinstance(self.sign_labels, list):
+            put("sign_labels", tuple(self.sign_labels))
         self._check()
         put("audio_mask_type", _AUDIO_MASK_TYPES[self.audio_mask_type])
 
@@ -151,6 +182,20 @@ class TvltConfig:
             raise ConfigError(f"audio_mask_type is {self.audio_mask_type!r}; wanted 'frame-level' or 'patch-level'")
         if self.loss_type not in _LOSS_TYPES:
             raise ConfigError(f"loss_type is {self.loss_type!r}; wanted one of {', '.join(_LOSS_TYPES)}")
+        if self.problem_type is not None and self.problem_type not in tuple(_ACTIVATIONS):
+            raise ConfigError(f"problem_type is {self.problem_type!r}; wanted one of {', '.join(_ACTIVATIONS)}")
+        if self.class_mask_source not in ("pixel", "audio"):
+            raise ConfigError(f"class_mask_source is {self.class_mask_source!r}; wanted 'pixel' or 'audio'")
+        for name in ("mae_class_token", "classifier_pooler"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; wanted true or false")
+        if self.classifier_norm_eps is not None:
+            self._check_number("classifier_norm_eps", lambda value: 0 <= value < float("inf"), "of at least 0")
+        if self.sign_labels is not None:
+            self._check_sign_labels(self.sign_labels)
+        for name in ("original_kind", "original_head"):
+            if not isinstance(getattr(self, name), str | None):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; wanted a name")
         if not (self.task_matching or self.task_mae):
             raise ConfigError("task_matching and task_mae are both false; a pre-training model needs one of them")
         (height, width), (patch_height, patch_width) = self.image_shape, self.image_patch
@@ -164,6 +209,12 @@ class TvltConfig:
             raise ConfigError(
                 f"spectrogram_length {self.spectrogram_length} is shorter than one patch of {self.audio_patch[0]} rows"
             )
+
+    def _check_sign_labels(self, labels: Any) -> None:
+        if not isinstance(labels, tuple) or len(labels) != 2 or not all(isinstance(label, str) for label in labels):
+            raise ConfigError(f"sign_labels is {labels!r}; wanted two names, of values below 0 and from 0 on")
+        if self.activation != "none" or self.num_labels != 1:
+            raise ConfigError(f"sign_labels names the signs of {self.num_labels} outputs; wanted a regression of one")
 
     def _check_int(self, name: str, minimum: int) -> None:
         value = getattr(self, name)
@@ -227,6 +278,18 @@ class TvltConfig:
         return int(time_steps * self.frequency_patches * (1 - self.audio_mask_ratio))
 
     @property
+    def lineage(self) -> str:
+        """Whose model it is: `huggingface`, or `original` for one from a file of the authors' code."""
+        return "huggingface" if self.original_kind is None else "original"
+
+    @property
+    def activation(self) -> str:
+        """What turns the classifier's logits into scores: `none`, `sigmoid` (each for itself) or `softmax`."""
+        if self.problem_type is not None:
+            return _ACTIVATIONS[self.problem_type]
+        return "softmax" if self.loss_type == "classification" and (self.num_labels or 2) > 1 else "none"
+
+    @property
     def label2id(self) -> dict[str, int]:
         """The inverse of `id2label`."""
         return {label: index for index, label in (self.id2label or {}).items()}
@@ -248,13 +311,7 @@ class TvltConfig:
     @classmethod
     def from_json_file(cls, path: str | os.PathLike[str]) -> TvltConfig:
         """Read one JSON file. Raises `ConfigError` naming the file when it is missing or not a JSON object."""
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise ConfigError(f"cannot read the configuration {path}: {error}") from error
-        if not isinstance(values, dict):
-            raise ConfigError(f"{path} holds a JSON {type(values).__name__}; wanted an object")
-        return cls.from_dict(values)
+        return cls.from_dict(read_settings(path))
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike[str], **overrides: Any) -> TvltConfig:
@@ -271,8 +328,19 @@ class TvltConfig:
             changes["id2label"] = None
         return dataclasses.replace(self, **changes)
 
+    def with_labels(self, labels: Sequence[str]) -> TvltConfig:
+        """A copy that names the classifier's outputs so. Raises `ConfigError` for another number, or one name twice."""
+        if len(labels) != self.num_labels:
+            raise ConfigError(f"{len(labels)} labels were given; the classifier has {self.num_labels} outputs")
+        if twice := [label for label, count in Counter(labels).items() if count > 1]:
+            raise ConfigError(f"labels name {', '.join(twice[:5])} more than once; wanted a name for each output")
+        return self.replace(id2label=dict(enumerate(labels)))
+
     def to_dict(self) -> dict[str, Any]:
-        """The content of `config.json`, in types that JSON holds."""
+        """The content of `config.json`, in types that JSON holds.
+
+        What transformers does not know is left out while it says the same as transformers.
+        """
         if not isinstance(self.hidden_act, str):
             raise ConfigError(
                 f"hidden_act is the callable {self.hidden_act!r}, which a file cannot hold",
@@ -281,7 +349,8 @@ class TvltConfig:
         values: dict[str, Any] = dict(self.extras)
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
-            if item.name not in ("extras", "num_labels"):
+            optional = item.name in (*OWN_FIELDS, "problem_type") and value == item.default
+            if item.name not in ("extras", "num_labels") and not optional:
                 values[item.name] = list(value) if isinstance(value, tuple) else value
         values["model_type"] = "tvlt"
         values["id2label"] = {str(index): label for index, label in (self.id2label or {}).items()}
@@ -293,3 +362,30 @@ class TvltConfig:
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Write `config.json` into a directory, which is made when missing."""
         write_json(Path(directory) / CONFIG_FILE, self.to_dict())
+
+
+def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A JSON object. Raises `ConfigError` naming the file when it cannot be read or holds something else."""
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds a JSON {type(values).__name__}; wanted an object")
+    return values
+
+
+def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Names of a classifier's outputs, in order: a JSON list in a `.json` file, else one name per line.
+
+    Raises `ConfigError` naming the file when it cannot be read or holds something else.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+        labels = json.loads(text) if file.suffix == ".json" else text.splitlines()
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"cannot read the labels {file}: {error}") from error
+    if not isinstance(labels, list) or not all(isinstance(label, str) and label.strip() for label in labels):
+        raise ConfigError(f"{file} holds something else than labels; wanted a JSON list of names, or a name per line")
+    return tuple(label.strip() for label in labels)

@@ -294,7 +294,7 @@ def fidelity(
             if limits.absolute_logits is not None:
                 yield Row("difference", name, worst, limits.absolute_logits)
             tie = limits.absolute_logits or limits.relative * deviation(wanted, name)
-            exclusive = task.labelled and config.loss_type == "classification" and reference.shape[1] > 1
+            exclusive = task.activation(config) == "softmax"
             agreement = label_agreement(np.concatenate([f for f, _ in pairs]), reference, exclusive, tie)
             yield Row("label agreement", name, agreement, limits.agreement, True)
 

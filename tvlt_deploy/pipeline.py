@@ -39,9 +39,11 @@ MAX_BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
 class Answer:
     """What the model says of one clip.
 
-    label: the likeliest label; for matching `match` or `mismatch`; for regression the name of the only output.
-    score: its probability (softmax, or sigmoid for matching); for regression the value itself.
-    scores: the score of every label, in the model's order.
+    label: the label of the highest score; for matching `match` or `mismatch`; for a regression of one output what its
+        sign is called (`positive`, `negative`), where it is called something, else the output's name.
+    score: its probability; for regression the value itself.
+    scores: the score of every label, in the model's order. They add up to 1 for labels that exclude each other
+        (softmax) and for matching; otherwise each stands for itself (sigmoid), and those from 0.5 on apply.
     """
 
     label: str
@@ -145,21 +147,23 @@ class Pipeline(Closing):
     def answers(self, logits: np.ndarray) -> list[Answer]:
         """Labels and scores of logits (clips, labels) or matching logits (clips, 1)."""
         values = logits.astype(np.float64)
-        if self.task.name == "audio-visual-matching":
-            match = 0.5 * (1 + np.tanh(values[:, 0] / 2))  # the sigmoid, without overflow
-            return [
-                Answer(*max(scores.items(), key=lambda item: item[1]), scores)
-                for scores in ({MATCH: float(p), MISMATCH: float(1 - p)} for p in match)
-            ]
-        names = list((self.config.id2label or {}).values())
-        if self.config.loss_type == "classification" and len(names) > 1:
+        activation = self.task.activation(self.config)
+        if activation == "sigmoid":
+            values = 0.5 * (1 + np.tanh(values / 2))  # without overflow
+        elif activation == "softmax":
             values = np.exp(values - values.max(axis=1, keepdims=True))
             values /= values.sum(axis=1, keepdims=True)
+        if self.task.name == "audio-visual-matching":
+            return [
+                Answer(*max(scores.items(), key=lambda item: item[1]), scores)
+                for scores in ({MATCH: float(p), MISMATCH: float(1 - p)} for p in values[:, 0])
+            ]
+        names, signs = list((self.config.id2label or {}).values()), self.config.sign_labels
         answers = []
         for row in values:
             scores = dict(zip(names, (float(value) for value in row), strict=True))
-            label = max(scores, key=lambda name: scores[name])
-            answers.append(Answer(label, scores[label], scores))
+            best = max(scores, key=lambda name: scores[name])
+            answers.append(Answer(best if signs is None else signs[scores[best] >= 0], scores[best], scores))
         return answers
 
     def inputs(

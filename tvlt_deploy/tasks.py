@@ -105,6 +105,12 @@ class Task:
         }
         return {name: TensorSpec("float32", shapes[name]) for name in self.output_names}
 
+    def activation(self, config: TvltConfig) -> str | None:
+        """What turns the logits into scores: `none`, `sigmoid`, `softmax`; None for a task without labels."""
+        if self.labelled:
+            return config.activation
+        return "sigmoid" if self.output_names == ("matching_logits",) else None
+
 
 TASKS: Mapping[str, Task] = {
     task.name: task

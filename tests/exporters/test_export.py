@@ -64,6 +64,13 @@ def test_a_bundle_holds_the_promised_files_and_its_verdicts(classification: Bund
     assert receipts["versions"]["torch"] == torch.__version__
 
 
+def test_outputs_are_named_as_asked(checkpoint: Path, tmp_path: Path) -> None:
+    bundle = quick_export(checkpoint, tmp_path / "bundle", labels=["calm", "loud"])
+    assert bundle.config.id2label == {0: "calm", 1: "loud"}
+    assert (bundle.manifest["lineage"], bundle.manifest["original"]) == ("huggingface", None)
+    assert bundle.manifest["activation"] == "softmax"
+
+
 def test_the_checkpoint_is_left_as_it_was(checkpoint: Path, tmp_path: Path) -> None:
     before = content(checkpoint)
     quick_export(checkpoint, tmp_path / "bundle")

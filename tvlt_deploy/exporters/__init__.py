@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tvlt_deploy.bundle import (
     NOT_RUN,
@@ -22,7 +23,7 @@ from tvlt_deploy.config import CONFIG_FILE, TvltConfig
 from tvlt_deploy.errors import ConfigError, EnvironmentLackError, UsageError
 from tvlt_deploy.files import staged_directory
 from tvlt_deploy.media import SAMPLING_RATE
-from tvlt_deploy.processors import Processor, TvltProcessor
+from tvlt_deploy.processors import OriginalProcessor, Processor, TvltProcessor
 from tvlt_deploy.processors.recipe import read_recipe, recipe_file
 from tvlt_deploy.runtimes import DEFAULT_BACKEND
 from tvlt_deploy.tasks import PRECISIONS, default_task, get_task
@@ -72,8 +73,9 @@ def _save_processors(checkpoint: Path, stage: Path, config: TvltConfig, progress
     file = recipe_file(checkpoint)
     processor: Processor
     if file is None:
+        recipe = OriginalProcessor if config.lineage == "original" else TvltProcessor
         try:
-            processor = TvltProcessor.from_config(config)
+            processor = recipe.from_config(config)
         except ConfigError as error:
             progress(f"no pre-processing in the bundle: {error}")
             return
@@ -97,18 +99,25 @@ def export(
     weights: bool = True,
     verify: bool = True,
     force: bool = False,
+    labels: Sequence[str] | None = None,
+    head: str | None = None,
+    settings: Mapping[str, Any] | None = None,
     progress: Progress = _silent,
 ) -> Bundle:
-    """Turn a Hugging Face checkpoint directory into a bundle and prove it against the torch reference.
+    """Turn a checkpoint into a bundle and prove it against the torch reference.
 
-    checkpoint: a directory with `config.json` and weights; read, never changed.
+    checkpoint: a Hugging Face directory with `config.json` and weights, or a file of the authors' code (`.ckpt` or
+        `.safetensors`); read, never changed.
     bundle: the directory to make. It is built beside its place and renamed: whole or absent.
-    task: one of `tvlt_deploy.tasks.TASKS`; by default what the checkpoint's `architectures` name.
+    task: one of `tvlt_deploy.tasks.TASKS`; by default what the checkpoint's `architectures` name, or the foremost head
+        of a file.
     precisions: of `fp32`, `fp16` and `bf16`, each with a graph of its own; inputs and outputs are float32 in all.
     weights: keep `model.safetensors` in the bundle (the `torch` backend and later verification need it).
     verify: run the verdicts and invariants of `tvlt_deploy.parity` on every graph; a miss raises `VerdictError` and
         leaves no bundle. bf16 runs on OpenVINO; without it, that graph's verdict stays "not run".
     force: replace a bundle that stands there.
+    labels: what the outputs of a classifier are called, in order; by default what the checkpoint says.
+    head, settings: for a file, as for `tvlt_deploy.reference.OriginalCheckpoint`.
     progress: called with a line of text at each step.
 
     Raises `CheckpointError` for a checkpoint that does not load, `UsageError` for arguments that cannot be,
@@ -119,6 +128,7 @@ def export(
         import torch
 
         from tvlt_deploy.exporters import graph, onnx, precision
+        from tvlt_deploy.reference.original import OriginalCheckpoint
         from tvlt_deploy.reference.weights import load_model, read_config
     except ImportError as error:
         raise EnvironmentLackError(
@@ -128,12 +138,20 @@ def export(
     _check_precisions(precisions)
     target = Path(bundle)
     _check_target(target, Path(checkpoint), force)
-    chosen = default_task(read_config(checkpoint)) if task is None else get_task(task)
+    original = OriginalCheckpoint(checkpoint, settings, head) if Path(checkpoint).is_file() else None
+    if original is None and (head, settings) != (None, None):
+        raise UsageError(f"a head or settings were given; {checkpoint} is no file of the authors' code")
+    if task is not None:
+        chosen = get_task(task)
+    else:
+        chosen = default_task(read_config(checkpoint)) if original is None else get_task(original.default_task)
     opset = onnx.DEFAULT_OPSET if opset is None else opset
     onnx.check_opset(opset)
 
     progress(f"loading {checkpoint} for {chosen.name}")
-    model = load_model(checkpoint, chosen.name)
+    model = load_model(checkpoint, chosen.name) if original is None else original.load(chosen.name)
+    if labels is not None:
+        model.name_outputs(labels)
     config = model.config
     with staged_directory(target, replace=force) as stage:
         model.save_pretrained(stage)

@@ -179,16 +179,28 @@ class Encoder(nn.Module):
     def __init__(self, model: Any, attention: Attention) -> None:
         super().__init__()
         heads = model.config.num_attention_heads
+        self.class_mask_source = model.config.class_mask_source
         self.cls = nn.Parameter(model.cls_embedding.detach(), requires_grad=False)
         self.layers = nn.ModuleList(Layer(layer, heads, attention) for layer in model.encoder.layer)
         self.norm = nn.Identity() if model.layernorm is None else model.layernorm
 
     def forward(
-        self, pixel: Tensor, audio: Tensor, pixel_mask: Tensor, audio_mask: Tensor, first_token_only: bool = False
+        self,
+        pixel: Tensor,
+        audio: Tensor,
+        pixel_mask: Tensor,
+        audio_mask: Tensor,
+        first_token_only: bool = False,
+        class_token: bool = True,
     ) -> Tensor:
-        x = torch.cat([self.cls.expand(pixel.shape[0], -1, -1), pixel, audio], dim=1)
-        # The class token's key is valid when the first pixel token is: transformers 4.40.2 builds the mask so.
-        valid = torch.cat([pixel_mask[:, :1], pixel_mask, audio_mask], dim=1) > 0.5
+        parts, masks = [pixel, audio], [pixel_mask, audio_mask]
+        if class_token:
+            parts.insert(0, self.cls.expand(pixel.shape[0], -1, -1))
+            # The class token's key is valid when the first pixel token is (transformers 4.40.2), or the first audio
+            # token (the authors' code).
+            masks.insert(0, (pixel_mask if self.class_mask_source == "pixel" else audio_mask)[:, :1])
+        x = torch.cat(parts, dim=1)
+        valid = torch.cat(masks, dim=1) > 0.5
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
             x = layer(x, valid, first_token_only and index == last)
@@ -218,7 +230,8 @@ class Classification(nn.Module):
     def __init__(self, model: Any, attention: Attention) -> None:
         super().__init__()
         self.embedding, self.encoder = Embedding(model.tvlt), Encoder(model.tvlt, attention)
-        expand, norm, activation, score = model.classifier
+        *pooler, expand, norm, activation, score = model.classifier
+        self.pool = Linear(pooler[0].dense) if pooler else None
         self.expand, self.norm, self.activation, self.score = Linear(expand), norm, activation, Linear(score)
 
     def forward(
@@ -226,6 +239,8 @@ class Classification(nn.Module):
     ) -> tuple[Tensor]:
         pixel, audio = self.embedding(pixel_values, audio_values)
         token = self.encoder(pixel, audio, pixel_mask, audio_mask, first_token_only=True)[:, 0]
+        if self.pool is not None:
+            token = torch.tanh(self.pool(token))
         return (self.score(self.activation(self.norm(self.expand(token)))),)
 
 
@@ -373,9 +388,11 @@ class Reconstruction(nn.Module):
         pixel, audio = self.embedding(pixel_values, audio_values)
         pixel, pixel_mask, pixel_restore, pixel_label_mask = self.pixel_masking(pixel, pixel_mask, pixel_noise)
         audio, audio_mask, audio_restore, audio_label_mask = self.audio_masking(audio, audio_mask, audio_noise)
-        hidden = self.narrow(self.encoder(pixel, audio, pixel_mask, audio_mask))
-        count = 1 + pixel.shape[1]
-        pixel_logits = self.pixel_decoder(hidden[:, 1:count], pixel_restore, pixel_values.shape[1])
+        class_token = self.config.mae_class_token
+        hidden = self.narrow(self.encoder(pixel, audio, pixel_mask, audio_mask, class_token=class_token))
+        first = int(class_token)
+        count = first + pixel.shape[1]
+        pixel_logits = self.pixel_decoder(hidden[:, first:count], pixel_restore, pixel_values.shape[1])
         audio_logits = self.audio_decoder(
             hidden[:, count:], audio_restore, audio_values.shape[2] // self.config.audio_patch[0]
         )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tvlt_deploy.errors import InputError
-from tvlt_deploy.exporters.graph import Classification, Layer, Matching
+from tvlt_deploy.exporters.graph import Classification, Layer, Matching, Reconstruction
 from tvlt_deploy.exporters.histogram import Histogram
 
 READERS: Mapping[str, tuple[str, ...]] = {
@@ -83,6 +83,7 @@ class Watch:
 
     def __init__(self, form: nn.Module, counting: bool = True) -> None:
         self.form = form
+        self.class_token = not isinstance(form, Reconstruction) or form.config.mae_class_token
         self.observers = {
             f"{name}.{watched}": Observer(
                 f"{name}.{watched}", tuple(f"{name}.{reader}" for reader in readers), counting
@@ -109,7 +110,7 @@ class Watch:
             observer = self.observers[f"{name}.{watched}"]
 
             def count(module: nn.Module, inputs: tuple[Any, ...], observer: Observer = observer) -> None:
-                observer.update(_counted(inputs[0], valid))
+                observer.update(_counted(inputs[0], valid, self.class_token))
 
             self._hooks.append(getattr(layer, watched).register_forward_pre_hook(count))
 
@@ -121,13 +122,13 @@ class Watch:
         self._hooks.clear()
 
 
-def _counted(values: Tensor, valid: Tensor | None) -> Tensor:
+def _counted(values: Tensor, valid: Tensor | None, class_token: bool) -> Tensor:
     """The tokens (n, channels) of values (batch, tokens, channels) that an answer depends on.
 
-    The class token always counts: its key may be masked, but its state is what is read.
+    The class token, where there is one, always counts: its key may be masked, but its state is what is read.
     """
     if valid is None or values.shape[1] != valid.shape[1] or bool(valid.all()):
         return values.flatten(0, 1)
     chosen = valid.clone()
-    chosen[:, 0] = True
+    chosen[:, 0] |= class_token
     return values[chosen]

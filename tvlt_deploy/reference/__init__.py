@@ -5,14 +5,17 @@ from __future__ import annotations
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.reference.heads import TvltForAudioVisualClassification, TvltForPreTraining
 from tvlt_deploy.reference.model import TvltModel
+from tvlt_deploy.reference.original import OriginalCheckpoint, convert
 from tvlt_deploy.reference.weights import PretrainedModule, held_tasks, init_checkpoint, load_model
 
 __all__ = [
+    "OriginalCheckpoint",
     "PretrainedModule",
     "TvltConfig",
     "TvltForAudioVisualClassification",
     "TvltForPreTraining",
     "TvltModel",
+    "convert",
     "held_tasks",
     "init_checkpoint",
     "load_model",

@@ -16,15 +16,15 @@ from tvlt_deploy.reference.weights import PretrainedModule
 
 
 class TvltPooler(nn.Module):
-    """The class token (batch, hidden) through a tanh layer."""
+    """The class token through a tanh layer."""
 
     def __init__(self, config: TvltConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Hidden states (batch, tokens, hidden) to (batch, hidden)."""
-        return torch.tanh(self.dense(hidden[:, 0]))
+    def forward(self, token: Tensor) -> Tensor:
+        """The state of the class token (batch, hidden) to the same shape."""
+        return torch.tanh(self.dense(token))
 
 
 class TvltMatchingHead(nn.Module):
@@ -37,7 +37,7 @@ class TvltMatchingHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Hidden states (batch, tokens, hidden) to (batch, 1)."""
-        logits: Tensor = self.fc(self.pooler(hidden))
+        logits: Tensor = self.fc(self.pooler(hidden[:, 0]))
         return logits
 
 
@@ -244,6 +244,7 @@ class TvltForPreTraining(PretrainedModule):
 class TvltForAudioVisualClassification(PretrainedModule):
     """A classifier over the class token: sentiment, emotion, spoken questions, retrieval.
 
+    With `config.classifier_pooler` it is the authors' own, under their names, which no transformers class takes.
     generator: source of the initial weights, as in `TvltModel`.
     """
 
@@ -251,9 +252,11 @@ class TvltForAudioVisualClassification(PretrainedModule):
         super().__init__(config)
         self.tvlt = TvltModel(config)
         width, labels = config.hidden_size, config.num_labels or 2
+        eps = config.layer_norm_eps if config.classifier_norm_eps is None else config.classifier_norm_eps
         self.classifier = nn.Sequential(
+            *([TvltPooler(config)] if config.classifier_pooler else []),
             nn.Linear(width, 2 * width),
-            nn.LayerNorm(2 * width, eps=config.layer_norm_eps),
+            nn.LayerNorm(2 * width, eps=eps),
             nn.GELU(),
             nn.Linear(2 * width, labels),
         )
@@ -266,6 +269,10 @@ class TvltForAudioVisualClassification(PretrainedModule):
             if shape != (batch, count):
                 raise InputError(f"labels has shape {shape}; regression wants ({batch}, {count}), as the logits")
             return F.mse_loss(logits, labels.to(logits.dtype))
+        if self.config.activation == "sigmoid":
+            if shape != (batch, count):
+                raise InputError(f"labels has shape {shape}; labels that do not exclude each other: ({batch}, {count})")
+            return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
         if labels.is_floating_point():
             if shape != (batch, count):
                 raise InputError(
@@ -298,7 +305,8 @@ class TvltForAudioVisualClassification(PretrainedModule):
 
         pixel_values, audio_values, pixel_mask, audio_mask: as `TvltModel.forward`.
         labels: for `loss_type` "classification" class ids (batch,) int or probabilities (batch, labels) float, by
-            cross entropy; for "regression" scores (batch, labels), by mean squared error.
+            cross entropy; for "regression" scores (batch, labels), by mean squared error; for a `problem_type`
+            "multi_label_classification" 0 to 1 each (batch, labels), by binary cross entropy.
         return_dict: `SequenceClassifierOutput`, or the tuple (loss when there is one, logits, None, None, None, then
             the extras asked for); the three Nones keep transformers 4.40.2's positions.
         Raises `InputError` (a `ValueError`).

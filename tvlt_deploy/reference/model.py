@@ -359,8 +359,10 @@ class TvltModel(PretrainedModule):
         pixel_values: (batch, frames, channels, height, width) float, frames at most `num_frames`.
         audio_values: (batch, channels, rows, bins) float, whole patches of rows, at most `spectrogram_length`.
         pixel_mask, audio_mask: (batch, patches) bool, int or float, valid above 0.5. One without the other counts
-            the other as all valid. The class token is valid when the first pixel token of the sequence is.
-        mask_pixel, mask_audio: hide random patches from the encoder (masked auto-encoding).
+            the other as all valid. The class token is valid when the first pixel token of the sequence is, or the
+            first audio token where `config.class_mask_source` says so.
+        mask_pixel, mask_audio: hide random patches from the encoder (masked auto-encoding), and the class token with
+            them where `config.mae_class_token` is false.
         pixel_noise, audio_noise: (batch, patches) float: the patches of least noise are kept. Frame-level audio noise
             may be (batch, time patches). When absent it is drawn uniformly, pixels first, from `generator` or torch's
             global one.
@@ -396,15 +398,18 @@ class TvltModel(PretrainedModule):
             audio_noise = _check_noise("audio_noise", audio_noise, batch, audio.shape[1], repeats)
             audio, audio_valid, audio_labels, audio_restore = random_masking(audio, audio_noise, keep, audio_valid)
 
+        # 1, or 0 where the authors' code leaves the class token out.
+        classes = int(config.mae_class_token or not (mask_pixel or mask_audio))
         valid = None
         if pixel_valid is not None or audio_valid is not None:
             parts = [
                 given if given is not None else torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
                 for given, tokens in ((pixel_valid, pixels), (audio_valid, audio))
             ]
-            first = next(part for part in parts if part.shape[1])[:, :1]
+            sources = parts if config.class_mask_source == "pixel" else reversed(parts)
+            first = next(part for part in sources if part.shape[1])[:, :classes]
             valid = torch.cat([first, *parts], dim=1)
-        hidden = torch.cat([self.cls_embedding.expand(batch, -1, -1), pixels, audio], dim=1)
+        hidden = torch.cat([self.cls_embedding[:, :classes].expand(batch, -1, -1), pixels, audio], dim=1)
 
         want_attentions = config.output_attentions if output_attentions is None else output_attentions
         want_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
@@ -412,8 +417,8 @@ class TvltModel(PretrainedModule):
         last = states[-1] if self.layernorm is None else self.layernorm(states[-1])
         output = TvltModelOutput(
             last_hidden_state=last,
-            last_pixel_hidden_state=last[:, 1 : 1 + pixels.shape[1]],
-            last_audio_hidden_state=last[:, 1 + pixels.shape[1] :],
+            last_pixel_hidden_state=last[:, classes : classes + pixels.shape[1]],
+            last_audio_hidden_state=last[:, classes + pixels.shape[1] :],
             pixel_label_masks=pixel_labels,
             audio_label_masks=audio_labels,
             pixel_ids_restore=pixel_restore,

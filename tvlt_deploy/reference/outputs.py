@@ -40,7 +40,8 @@ class ModelOutput(Mapping[str, Any]):
 class TvltModelOutput(ModelOutput):
     """Output of `TvltModel`, in Hugging Face's order.
 
-    last_hidden_state: (batch, tokens, hidden), after the final LayerNorm; the tokens are [class, pixels, audio].
+    last_hidden_state: (batch, tokens, hidden), after the final LayerNorm; the tokens are [class, pixels, audio],
+        without the class token in random masking where the configuration has no `mae_class_token`.
     last_pixel_hidden_state, last_audio_hidden_state: its two parts without the class token; after random masking
         they hold the kept patches only.
     pixel_label_masks, audio_label_masks: (batch, patches) float32, 1 where a valid patch was hidden.

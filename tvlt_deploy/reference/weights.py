@@ -12,7 +12,7 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -44,7 +44,7 @@ _ENCODER_KEYS = re.compile(
     rf"|layernorm\.(weight|bias)|encoder\.layer\.{_LAYER}"
 )
 _HEAD_KEYS = {
-    "audio-visual-classification": re.compile(r"classifier\.[013]\.(weight|bias)"),
+    "audio-visual-classification": re.compile(r"classifier\.([0-4]|0\.dense)\.(weight|bias)"),
     "audio-visual-matching": re.compile(r"matching_head\.(pooler\.dense|fc)\.(weight|bias)"),
     "masked-reconstruction": re.compile(
         r"encoder_to_decoder\.(weight|bias)|(pixel|audio)_mask_token"
@@ -56,7 +56,7 @@ _HEAD_KEYS = {
 # Keys that a task cannot do without: enough to say what a file is good for.
 _NEEDED_KEYS = {
     "feature-extraction": ("cls_embedding", "pixel_embeddings.pos_embed_v", "audio_embeddings.pos_embed_a"),
-    "audio-visual-classification": ("classifier.0.weight", "classifier.1.weight", "classifier.3.weight"),
+    "audio-visual-classification": ("classifier.1.weight", "classifier.1.bias"),
     "audio-visual-matching": ("matching_head.pooler.dense.weight", "matching_head.fc.weight"),
     "masked-reconstruction": ("encoder_to_decoder.weight", "decoder.layernorm.weight", "pixel_mae_head.decoder.weight"),
 }
@@ -71,6 +71,8 @@ _SHAPED_BY = {
     "projection.weight": "the patch sizes, the channels or hidden_size",
     "classifier.3.weight": "id2label",
     "classifier.3.bias": "id2label",
+    "classifier.4.weight": "id2label",
+    "classifier.4.bias": "id2label",
     "pixel_mae_head.decoder.weight": "image_patch_size or num_image_channels",
     "audio_mae_head.decoder.weight": "audio_patch_size or num_audio_channels",
 }
@@ -83,7 +85,8 @@ def held_tasks(keys: Iterable[str]) -> tuple[str, ...]:
     return tuple(task for task in TASKS if task in held and "feature-extraction" in held)
 
 
-def _some(names: Iterable[str], most: int = 5) -> str:
+def some(names: Iterable[str], most: int = 5) -> str:
+    """The first few names, and how many more."""
     listed = sorted(names)
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more
@@ -92,8 +95,11 @@ def _some(names: Iterable[str], most: int = 5) -> str:
 # Reading files ---------------------------------------------------------------------------------------------------
 
 
-def _read_file(path: Path) -> Mapping[str, Any]:
-    """The content of one weights file; tensors are mapped from the disk where the format allows it."""
+def read_file(path: Path) -> Mapping[str, Any]:
+    """The content of one weights file; tensors are mapped from the disk where the format allows it.
+
+    Raises `CheckpointError` for a file that is missing, damaged, or holds anything that takes code to load.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist or is not a file")
     if path.suffix == ".safetensors":
@@ -106,7 +112,7 @@ def _read_file(path: Path) -> Mapping[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds something other than tensors, or is no pickle; nothing in it was run",
+            f"{path} holds something other than tensors{_foreign_types(path)}, or is no pickle; nothing in it was run",
             hint="save the state dict alone, as safetensors",
         ) from error
     except Exception as error:  # a damaged file can fail anywhere inside the loader
@@ -114,6 +120,28 @@ def _read_file(path: Path) -> Mapping[str, Any]:
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}; wanted a dict from key to tensor")
     return cast(Mapping[str, Any], content)
+
+
+def _foreign_types(path: Path) -> str:
+    """The types and functions that a torch file refers to and no tensor needs, read without loading any."""
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # not torch's zip format, or damaged in any way
+        names = []
+    return f" ({some(names)})" if names else ""
+
+
+def check_tensors_only(content: Mapping[Any, Any], source: str) -> dict[str, Tensor]:
+    """A file's content, if it is plain dense tensors by key. Raises `CheckpointError` naming what is not."""
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"{source} holds a {type(value).__name__} under {key!r}; wanted tensors only",
+                hint="save the state dict alone",
+            )
+        if value.layout != torch.strided or value.is_meta or value.is_quantized:
+            raise CheckpointError(f"{source} holds {key!r} as a {value.layout} tensor; wanted plain dense tensors")
+    return dict(content)
 
 
 def _shards(index: Path) -> tuple[dict[str, str], list[Path]]:
@@ -135,12 +163,12 @@ def _read_shards(index: Path) -> dict[str, Any]:
     places, paths = _shards(index)
     content: dict[str, Any] = {}
     for path in paths:
-        shard = _read_file(path)
+        shard = read_file(path)
         if twice := content.keys() & shard.keys():
-            raise CheckpointError(f"{path} repeats keys of another shard: {_some(map(str, twice))}")
+            raise CheckpointError(f"{path} repeats keys of another shard: {some(map(str, twice))}")
         content.update(shard)
     if lacking := places.keys() - content.keys():
-        raise CheckpointError(f"{index} names keys that no shard holds: {_some(lacking)}")
+        raise CheckpointError(f"{index} names keys that no shard holds: {some(lacking)}")
     return content
 
 
@@ -156,16 +184,8 @@ def read_tensors(directory: str | os.PathLike[str]) -> dict[str, Tensor]:
     found = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if found is None:
         raise CheckpointError(f"{folder} holds no weights; looked for {', '.join(WEIGHT_FILES)}")
-    content = _read_shards(found) if found.suffix == ".json" else _read_file(found)
-    for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise CheckpointError(
-                f"{found} holds a {type(value).__name__} under {key!r}; wanted tensors only",
-                hint="save the state dict alone",
-            )
-        if value.layout != torch.strided or value.is_meta or value.is_quantized:
-            raise CheckpointError(f"{found} holds {key!r} as a {value.layout} tensor; wanted plain dense tensors")
-    return dict(content)
+    content = _read_shards(found) if found.suffix == ".json" else read_file(found)
+    return check_tensors_only(content, str(found))
 
 
 # Matching keys ---------------------------------------------------------------------------------------------------
@@ -204,22 +224,28 @@ def match_state(
     if lacking := heads - {_head_of(key) for key in state}:
         held = ", ".join(held_tasks(tensors)) or "none of TVLT"
         raise CheckpointError(
-            f"{source} has no head for {_some(lacking)}; the tasks it holds: {held}",
+            f"{source} has no head for {some(lacking)}; the tasks it holds: {held}",
             hint="ask for a task that it holds",
         )
     problems = []
     if missing:
-        problems.append(f"lacks {len(missing)} of {len(expected)} keys: {_some(missing)}")
+        problems.append(f"lacks {len(missing)} of {len(expected)} keys: {some(missing)}")
     if unknown:
-        problems.append(f"holds {len(unknown)} unknown keys: {_some(unknown)}")
+        problems.append(f"holds {len(unknown)} unknown keys: {some(unknown)}")
     if problems:
         raise CheckpointError(f"{source} {'; it '.join(problems)}", hint="config.json must describe this very file")
-    _check_tensors(state, expected, source)
+    check_tensors(state, expected, source)
     # Copies: a model must not change or crash when its file does.
     return {key: tensor.to(dtype, copy=True).contiguous() for key, tensor in state.items()}, tuple(sorted(skipped))
 
 
-def _check_tensors(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> None:
+def check_tensors(
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str, hint: str | None = None
+) -> None:
+    """Raise `CheckpointError` for tensors of other shapes than expected, of integers, or with NaN or infinity.
+
+    hint: what to say of a wrong shape; by default which field of config.json sets it.
+    """
     misshapen = [key for key in state if state[key].shape != expected[key].shape]
     if misshapen:
         listed = "; ".join(
@@ -230,8 +256,8 @@ def _check_tensors(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], 
             field for key in misshapen for end, field in _SHAPED_BY.items() if key.endswith(("." + end, "_" + end))
             or key == end
         )  # fmt: skip
-        hint = f"config.json disagrees on {'; '.join(fields)}" if fields else "config.json must describe this very file"
-        raise CheckpointError(f"{source}: {listed}{more}", hint=hint)
+        told = f"config.json disagrees on {'; '.join(fields)}" if fields else "config.json must describe this very file"
+        raise CheckpointError(f"{source}: {listed}{more}", hint=told if hint is None else hint)
     for key, tensor in state.items():
         if not tensor.is_floating_point():
             raise CheckpointError(f"{source} holds {key} as {tensor.dtype}; wanted floating point")
@@ -315,6 +341,12 @@ class PretrainedModule(nn.Module):
         model.skipped_keys = skipped
         return model.eval()
 
+    def name_outputs(self, labels: Sequence[str]) -> None:
+        """Name what a classifier's outputs stand for. Raises `UsageError` for a model without, or another number."""
+        if type(self).__name__ not in {task.reference for task in TASKS.values() if task.labelled}:
+            raise UsageError(f"labels were given; {type(self).__name__} has no outputs to name")
+        self.config = self.config.with_labels(labels)
+
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Write `config.json` and `model.safetensors`, each in one piece; transformers 4.40.2 loads the directory."""
         folder = Path(directory)
@@ -340,11 +372,12 @@ def read_config(directory: str | os.PathLike[str]) -> TvltConfig:
         raise CheckpointError(f"{folder / CONFIG_FILE}: {error.message}", hint=error.hint) from error
 
 
-def _class_named(name: str) -> type[PretrainedModule]:
+def class_named(name: str) -> type[PretrainedModule]:
+    """The reference class of that name. Raises `UsageError` listing the names there are."""
     from tvlt_deploy import reference
 
     if name not in {task.reference for task in TASKS.values()}:
-        raise UsageError(f"architecture is {name!r}; wanted one of {_some({t.reference for t in TASKS.values()})}")
+        raise UsageError(f"architecture is {name!r}; wanted one of {some({t.reference for t in TASKS.values()})}")
     return cast(type[PretrainedModule], getattr(reference, name))
 
 
@@ -360,7 +393,7 @@ def load_model(
     config = read_config(directory)
     if task.reference == "TvltForPreTraining":
         config = config.replace(task_matching=not task.needs_noise, task_mae=task.needs_noise)
-    return _class_named(task.reference).from_pretrained(directory, config=config, dtype=dtype)
+    return class_named(task.reference).from_pretrained(directory, config=config, dtype=dtype)
 
 
 # Seeded checkpoints ----------------------------------------------------------------------------------------------
@@ -371,8 +404,8 @@ def _draws(shapes: Mapping[str, torch.Size], seed: int) -> Iterator[tuple[str, T
     source = np.random.default_rng(seed)
     for key, shape in shapes.items():
         values = torch.from_numpy(source.standard_normal(tuple(shape), dtype=np.float32))
-        if "layernorm" in key or key.startswith("classifier.1."):
-            values = 0.1 * values + (1.0 if key.endswith("weight") else 0.0)
+        if key.endswith("weight") and len(shape) == 1:
+            values = 0.1 * values + 1.0  # the gain of a LayerNorm
         elif key.endswith("weight"):
             values = values / math.sqrt(math.prod(shape[1:]))
         else:
@@ -396,7 +429,7 @@ def init_checkpoint(
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise UsageError(f"seed is {seed!r}; wanted an int of at least 0")
     with torch.device("meta"):
-        model = _class_named(architecture)(config or TvltConfig())
+        model = class_named(architecture)(config or TvltConfig())
     shapes = {key: tensor.shape for key, tensor in sorted(model.state_dict().items())}
     model.load_state_dict(dict(_draws(shapes, seed)), assign=True)
     model.save_pretrained(directory)
