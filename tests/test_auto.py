@@ -72,6 +72,17 @@ def test_a_memory_that_cannot_be_read_is_made_anew(text: str, classification: Bu
     assert json.loads(path.read_text())["candidates"]
 
 
+def test_a_home_that_cannot_be_written_costs_time_only(
+    classification: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    lines: list[str] = []
+    choice = choose(classification, "cpu", precision="bf16", threads=1, progress=lines.append)
+    assert (choice.backend, choice.precision) == ("openvino", "bf16")
+    assert lines[0].startswith("the choice cannot be remembered: ")
+
+
 def test_what_misses_its_tolerance_is_never_taken(
     classification: Bundle, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:

@@ -99,8 +99,12 @@ def choose(
     ]
     situation = _situation(device, precision, threads, trust_engine)
     name = sha256(json.dumps([situation, pairs], sort_keys=True).encode()).hexdigest()[:16]
-    path = bundle_cache(bundle, AUTO) / f"{name}.json"
-    remembered = _recall(path, device, pairs)
+    try:
+        memory = bundle_cache(bundle, AUTO) / f"{name}.json"
+    except OSError as error:
+        memory = None
+        progress(f"the choice cannot be remembered: {error}")
+    remembered = None if memory is None else _recall(memory, device, pairs)
     if remembered is not None:
         return remembered
     progress(f"trying {len(pairs)} ways to run this bundle; the fastest is remembered")
@@ -114,7 +118,8 @@ def choose(
         raise EnvironmentLackError(
             f"nothing runs {bundle.directory} on {asked}: {why}", hint="tvlt-deploy doctor says what works here"
         )
-    write_json(path, {"situation": situation, "candidates": [asdict(candidate) for candidate in candidates]})
+    if memory is not None:
+        write_json(memory, {"situation": situation, "candidates": [asdict(candidate) for candidate in candidates]})
     return choice
 
 

@@ -5,6 +5,7 @@ Left alone, its CPU plugin computes an fp32 graph in bf16 where the processor ha
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -73,12 +74,10 @@ def open(
     bundle.check(variant.files)
     # OpenVINO 2026.4 names a cached model without the precision it was compiled for: an fp32 model taken for bf16 gives
     # NaN or a crash. So each precision has a folder of its own.
-    cache = bundle_cache(bundle, "openvino", f"{variant.precision}-as-{precision}-{threads or 'all'}-threads")
-    settings: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": _HINTS[precision],
-        "PERFORMANCE_HINT": "LATENCY",
-        "CACHE_DIR": str(cache),
-    }
+    folder = f"{variant.precision}-as-{precision}-{threads or 'all'}-threads"
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
+    with contextlib.suppress(OSError):  # a home that cannot be written costs the time of compiling, nothing else
+        settings["CACHE_DIR"] = str(bundle_cache(bundle, "openvino", folder))
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
     try:
