@@ -17,7 +17,7 @@ TVLT = $(BIN)/tvlt-deploy
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[export,cpu,openvino,media,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[export,cpu,openvino,media,hub,parquet,dev]'
 	touch $@
 
 demo: $(VENV)/.installed

@@ -199,7 +199,9 @@ def test_json_lines_of_arrays_tell_their_shapes(features: Bundle, wav: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (("run", "{bundle}", "missing.mp4"), 5, "missing.mp4"),
+        (("run", "{bundle}", "{wav}", "missing.mp4"), 2, "missing.mp4 does not exist"),
+        (("run", "{bundle}", "{wav}", "--audio", "missing.wav"), 2, "missing.wav does not exist"),
+        (("run", "{bundle}", "{wav}", "--format", "parquet"), 2, "--output FILE"),
         (("run", "{bundle}", "{wav}", "--backend", "tensorflow"), 2, "tensorflow"),
         (("run", "{bundle}", "{wav}", "--backend", "torch", "--precision", "int8"), 4, "does not run int8"),
         (("run", "{bundle}", "{wav}", "--device", "tpu"), 2, "wanted cpu, cuda or cuda:N"),

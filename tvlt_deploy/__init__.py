@@ -19,6 +19,7 @@ _HOME_OF = {
     "Answer": "tvlt_deploy.pipeline",
     "Bundle": "tvlt_deploy.bundle",
     "verify": "tvlt_deploy.parity",
+    "retrieve": "tvlt_deploy.retrieval",
 }
 __all__ = [
     "Answer",
@@ -30,6 +31,7 @@ __all__ = [
     "export",
     "load",
     "quantize",
+    "retrieve",
     "verify",
 ]
 
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from tvlt_deploy.exporters.quantize import quantize
     from tvlt_deploy.parity import verify
     from tvlt_deploy.pipeline import Answer, Pipeline, load
+    from tvlt_deploy.retrieval import retrieve
 
 
 def __getattr__(name: str) -> Any:

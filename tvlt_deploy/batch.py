@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from tvlt_deploy.errors import EnvironmentLackError, MediaError, TvltError, UsageError
+from tvlt_deploy.errors import EnvironmentLackError, InputError, MediaError, TvltError, UsageError
 from tvlt_deploy.media import SAMPLING_RATE, Clip, Limits, pair_folder, read_clip, resample
 from tvlt_deploy.media.window import LONGEST_SOUND, Window
-from tvlt_deploy.pipeline import Answer, Pipeline
+from tvlt_deploy.pipeline import Answer, Pipeline, Prepared
 
 Source = tuple[Path, Path | None]
 """(media file, separate sound file or None)."""
@@ -24,28 +24,35 @@ GROUP = 8
 """Clips held in memory at a time."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FileAnswer:
     """What came of one media file: an answer (tasks with labels), arrays (the other tasks), or an error.
 
-    start, duration: the window of the file that was read, seconds. frames: how many pictures the model saw.
+    start, duration: the window of the file that was read, seconds. frame_times: when the pictures that the model saw
+    appear, seconds from the start of the file. prepared: what the model was fed.
     """
 
     media: Path
     audio: Path | None
     start: float = 0.0
     duration: float = 0.0
-    frames: int = 0
+    frame_times: tuple[float, ...] = ()
     has_sound: bool = False
     warnings: tuple[str, ...] = ()
+    prepared: Prepared | None = None
     answer: Answer | None = None
     outputs: dict[str, np.ndarray] = field(default_factory=dict)
     error: TvltError | None = None
 
+    @property
+    def frames(self) -> int:
+        """How many pictures the model saw."""
+        return len(self.frame_times)
+
     def without_arrays(self) -> FileAnswer:
-        """The same with each array shrunk to a stand-in of its shape that takes no memory."""
+        """The same without what the model was fed, and each output a stand-in of its shape that takes no memory."""
         hollow = {name: np.broadcast_to(np.float32(0), values.shape) for name, values in self.outputs.items()}
-        return dataclasses.replace(self, outputs=hollow)
+        return dataclasses.replace(self, prepared=None, outputs=hollow)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON lines; arrays are told by their shape."""
@@ -68,9 +75,13 @@ class FileAnswer:
 def find_sources(media: Iterable[str | os.PathLike[str]], audio: str | os.PathLike[str] | None = None) -> list[Source]:
     """The clips meant by files and folders; in a folder, equal stems pair up.
 
-    `audio` is the sound of a single media file. Raises `UsageError` when there are several, or none.
+    `audio` is the sound of a single media file. Raises `UsageError` when there are several, none, or one that does
+    not exist.
     """
     paths = [Path(name) for name in media]
+    for path in (*paths, *([] if audio is None else [audio])):
+        if not os.path.exists(path):
+            raise UsageError(f"{path} does not exist", hint="give paths of files or folders; addresses are not fetched")
     if audio is not None:
         if len(paths) != 1 or paths[0].is_dir():
             raise UsageError(
@@ -135,62 +146,66 @@ def answer_files(
     """
     waiting = iter(sources)
     while group := list(itertools.islice(waiting, GROUP)):
-        read = [_read(pipeline, source, start, duration, strict, limits) for source in group]
-        yield from _answer(pipeline, read)
+        window: dict[str, Any] = {"start": start, "duration": duration, "strict": strict, "limits": limits}
+        yield from _answer(pipeline, [read_source(pipeline, source, **window) for source in group])
 
 
-def _read(
-    pipeline: Pipeline, source: Source, start: float, duration: float | None, strict: bool, limits: Limits | None
-) -> tuple[Source, Clip | TvltError]:
+def read_source(
+    pipeline: Pipeline,
+    source: Source,
+    *,
+    start: float = 0.0,
+    duration: float | None = None,
+    strict: bool = False,
+    limits: Limits | None = None,
+) -> FileAnswer:
+    """A clip read and prepared but not answered yet, or its error; arguments and errors as of `answer_files`."""
     media, audio = source
     try:
         clip = read_for(pipeline, media, audio, start=start, duration=duration, limits=limits)
+        if strict and clip.warnings:
+            raise MediaError(f"{media}: {'; '.join(clip.warnings)}", hint="without --strict this is a warning")
+        try:
+            prepared = pipeline.prepare(clip.pictures, clip.waveform, SAMPLING_RATE)
+        except InputError as error:
+            raise InputError(f"{media}: {error.message}", hint=error.hint) from error
     except EnvironmentLackError:
         raise
     except TvltError as error:
-        return source, error
-    if strict and clip.warnings:
-        return source, MediaError(f"{media}: {'; '.join(clip.warnings)}", hint="without --strict this is a warning")
-    return source, clip
+        return FileAnswer(media, audio, error=error)
+    return FileAnswer(
+        media=media,
+        audio=audio,
+        start=clip.start,
+        duration=clip.duration,
+        frame_times=clip.frame_times,
+        has_sound=clip.waveform is not None,
+        warnings=clip.warnings,
+        prepared=prepared,
+    )
 
 
-def _answer(pipeline: Pipeline, read: list[tuple[Source, Clip | TvltError]]) -> Iterator[FileAnswer]:
+def _answer(pipeline: Pipeline, read: list[FileAnswer]) -> Iterator[FileAnswer]:
+    good = {index: item.prepared for index, item in enumerate(read) if item.prepared is not None}
     results: dict[int, dict[str, np.ndarray]] = {}
-    good = [index for index, (_, clip) in enumerate(read) if isinstance(clip, Clip)]
     failed: dict[int, TvltError] = {}
     try:
-        results = dict(zip(good, _outputs(pipeline, [read[index][1] for index in good]), strict=True))
+        results = _outputs(pipeline, good)
     except TvltError:
         # One clip of the group is at fault: find out which by answering each alone.
-        for index in good:
+        for index, clip in good.items():
             try:
-                results[index] = _outputs(pipeline, [read[index][1]])[0]
+                results |= _outputs(pipeline, {index: clip})
             except TvltError as error:
                 failed[index] = error
-    for index, ((media, audio), clip) in enumerate(read):
-        if not isinstance(clip, Clip):
-            yield FileAnswer(media, audio, error=clip)
-            continue
+    for index, item in enumerate(read):
         outputs = results.get(index, {})
         answer = None
         if outputs and pipeline.has_labels:
             answer = pipeline.answers(next(iter(outputs.values()))[None])[0]
-        yield FileAnswer(
-            media=media,
-            audio=audio,
-            start=clip.start,
-            duration=clip.duration,
-            frames=0 if clip.frames is None else len(clip.frames),
-            has_sound=clip.waveform is not None,
-            warnings=clip.warnings,
-            answer=answer,
-            outputs=outputs,
-            error=failed.get(index),
-        )
+        yield dataclasses.replace(item, answer=answer, outputs=outputs, error=item.error or failed.get(index))
 
 
-def _outputs(pipeline: Pipeline, clips: list[Any]) -> list[dict[str, np.ndarray]]:
-    if not clips:
-        return []
-    batch = pipeline([clip.pictures for clip in clips], [clip.waveform for clip in clips], SAMPLING_RATE)
-    return [{name: np.asarray(values[index]) for name, values in batch.items()} for index in range(len(clips))]
+def _outputs(pipeline: Pipeline, clips: dict[int, Prepared]) -> dict[int, dict[str, np.ndarray]]:
+    places = list(clips)
+    return {places[index]: outputs for index, outputs in pipeline.outputs(list(clips.values()))} if clips else {}

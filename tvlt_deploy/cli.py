@@ -6,15 +6,16 @@ Exit codes: 0 done; 1 internal error; 2 usage; 3 a verdict failed; 4 the machine
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import functools
-import io
 import json
+import os
 import platform
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from tvlt_deploy.bundle import Bundle, Engine
     from tvlt_deploy.locate import Location
     from tvlt_deploy.parity import Report
+    from tvlt_deploy.pipeline import Pipeline
+    from tvlt_deploy.retrieval import Ranking
 
 INTERRUPTED = 130
 
@@ -56,6 +59,11 @@ class Progress:
         self.quiet = quiet
         self.terminal = sys.stderr.isatty()
 
+    @property
+    def shown(self) -> bool:
+        """Whether there is a line that changes."""
+        return self.terminal and not self.quiet
+
     def __call__(self, message: str) -> None:
         """Show a step."""
         if self.quiet:
@@ -67,7 +75,7 @@ class Progress:
 
     def done(self) -> None:
         """Clear the line."""
-        if self.terminal and not self.quiet:
+        if self.shown:
             click.echo("\r\x1b[2K", nl=False, err=True)
 
 
@@ -148,6 +156,13 @@ _bundle = click.argument("bundle", type=click.Path(path_type=Path))
 _device = click.option("--device", default=DEFAULT_DEVICE, show_default=True, help="cpu, cuda or cuda:N.")
 _threads = click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine; default all cores.")
 _backend = click.Choice([*BACKENDS, AUTO])
+_one_backend = click.option(
+    "--backend",
+    type=_backend,
+    default=DEFAULT_BACKEND,
+    show_default=True,
+    help="auto: the fastest that keeps its tolerance here, tried once and remembered.",
+)
 _precisions = click.option(
     "--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="Repeatable."
 )
@@ -158,6 +173,11 @@ _head = click.option("--head", metavar="NAME", help="Of an original file with tw
 _labels = click.option(
     "--labels", type=click.Path(path_type=Path), help="Names of a classifier's outputs, one per line or a JSON list."
 )
+_one_precision = click.option(
+    "--precision", type=click.Choice(PRECISIONS), help=f"Default {DEFAULT_PRECISION}; with auto, any."
+)
+_start = click.option("--start", type=float, default=0.0, show_default=True, help="Seconds into each file.")
+_duration = click.option("--duration", type=float, help="Seconds; default as much as the model takes.")
 _trust = click.option(
     "--trust-engine", metavar="SHA256", help="Run a TensorRT engine of this hash though it was not built here."
 )
@@ -236,10 +256,17 @@ def export(
     as_json: bool,
     progress: Progress,
 ) -> None:
-    """Turn CHECKPOINT, a Hugging Face directory or an original file, into BUNDLE and prove it against the reference.
+    """Turn CHECKPOINT into BUNDLE and prove it against the torch reference.
+
+    CHECKPOINT is a Hugging Face directory, an original file, or a model on the hub: namespace/name or
+    namespace/name@revision.
 
     Example: tvlt-deploy export checkpoint bundle --task audio-visual-matching
     """
+    # huggingface_hub reads these when it is imported: its failures come as our errors, its bars on a terminal only.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    if not progress.shown:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     from tvlt_deploy.exporters import export as write
 
     made = write(
@@ -520,23 +547,22 @@ def _show_report(report: Report) -> None:
 @_bundle
 @click.argument("media", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--audio", type=click.Path(path_type=Path), help="The sound of a single MEDIA.")
-@click.option("--start", type=float, default=0.0, show_default=True, help="Seconds into the file.")
-@click.option("--duration", type=float, help="Seconds; default as much as the model takes.")
-@click.option(
-    "--backend",
-    type=_backend,
-    default=DEFAULT_BACKEND,
-    show_default=True,
-    help="auto: the fastest that keeps its tolerance here, tried once and remembered.",
-)
-@click.option("--precision", type=click.Choice(PRECISIONS), help=f"Default {DEFAULT_PRECISION}; with auto, any.")
+@_start
+@_duration
+@_one_backend
+@_one_precision
 @_device
 @_threads
 @_trust
 @click.option(
-    "--format", "form", type=click.Choice(["table", "jsonl", "csv", "npy"]), default="table", show_default=True
+    "--format",
+    "form",
+    type=click.Choice(["table", "jsonl", "csv", "npy", "parquet"]),
+    default="table",
+    show_default=True,
 )
-@click.option("--output", type=click.Path(path_type=Path), help="Folder for the arrays of --format npy.")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder of --format npy, file of --format parquet.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Folder for a PNG per clip of what the model saw.")
 @click.option("--strict", is_flag=True, help="A clip that was read only in part is an error.")
 @click.option("--json", "as_json", is_flag=True, help="As --format jsonl.")
 def run(
@@ -552,6 +578,7 @@ def run(
     trust_engine: str | None,
     form: str,
     output: Path | None,
+    picture: Path | None,
     strict: bool,
     as_json: bool,
     progress: Progress,
@@ -564,68 +591,74 @@ def run(
     from tvlt_deploy.pipeline import load
 
     form = "jsonl" if as_json else form
-    if (form == "npy") != (output is not None):
-        raise UsageError("--format npy and --output DIR go together; one of them is missing")
+    if (form in ("npy", "parquet")) != (output is not None):
+        raise UsageError("--format npy goes with --output DIR, and parquet with --output FILE; one of them is missing")
     check_window(start, duration)
     sources = find_sources(media, audio)
-    if output is not None:
+    if form == "npy" or picture is not None:
         _check_distinct(sources)
     progress("opening the bundle")
     answers: list[FileAnswer] = []
     options: dict[str, Any] = {"threads": threads, "trust_engine": trust_engine, "progress": progress}
-    with load(bundle, backend, device, precision, **options) as pipeline:
+    with contextlib.ExitStack() as stack:
+        pipeline = stack.enter_context(load(bundle, backend, device, precision, **options))
+        adds = list(_adders(form, output, picture, pipeline, stack))
         for answer in answer_files(pipeline, sources, start=start, duration=duration, strict=strict):
             progress.done()
-            if form == "jsonl":
-                click.echo(json.dumps(answer.to_dict(), allow_nan=False))
-            elif output is not None:
-                _save_arrays(answer, output)
-            # Arrays of a folder may not fit into memory, and only npy needs them.
+            for add in adds:
+                add(answer)
+            # Arrays of a folder may not fit into memory.
             answers.append(answer.without_arrays())
             for warning in answer.warnings:
                 click.echo(f"warning: {answer.media}: {warning}", err=True)
             progress(f"{len(answers)}/{len(sources)} {answer.media.name}")
     progress.done()
-    if form == "csv":
-        _print_csv(answers)
-    elif form == "table":
+    if form == "table":
         _print_answers(answers)
-    _raise_failed(answers)
+    elif form == "parquet":
+        click.echo(str(output))
+    _raise_failed([answer for answer in answers if answer.error is not None], len(answers))
+
+
+def _adders(
+    form: str, output: Path | None, picture: Path | None, pipeline: Pipeline, stack: contextlib.ExitStack
+) -> Iterator[Callable[[FileAnswer], None]]:
+    """What is done with each answer as it comes."""
+    from tvlt_deploy.formats import csv_lines, npy_files, parquet_file
+
+    if form == "jsonl":
+        yield lambda answer: click.echo(json.dumps(answer.to_dict(), allow_nan=False))
+    elif form == "csv":
+        yield csv_lines(pipeline, lambda line: click.echo(line, nl=False))
+    elif form == "npy" and output is not None:
+        yield npy_files(output, lambda path: click.echo(str(path)))
+    elif form == "parquet" and output is not None:
+        yield stack.enter_context(parquet_file(pipeline, output))
+    if picture is not None:
+        from tvlt_deploy.picture import png_files
+
+        yield png_files(pipeline, picture)
 
 
 def _check_distinct(sources: Iterable[Source]) -> None:
     """Arrays are named after their media file: refuse two of one name."""
-    names = [media.name for media, _ in sources]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(media.name for media, _ in sources).items() if count > 1)
     if twice:
         raise UsageError(
-            f"several clips are named {', '.join(twice[:5])}, and so would their arrays be",
-            hint="answer their folders one by one, into an --output of their own",
+            f"several clips are named {', '.join(twice[:5])}, and so would their files be",
+            hint="answer their folders one by one, into folders of their own",
         )
 
 
-def _raise_failed(answers: list[FileAnswer]) -> None:
-    failed = [answer for answer in answers if answer.error is not None]
+def _raise_failed(failed: Sequence[FileAnswer], total: int) -> None:
     if len(failed) == 1 and failed[0].error is not None:
         raise failed[0].error
     if failed:
         raise FileRefusedError(
-            f"{len(failed)} of {len(answers)} clips were not answered: "
+            f"{len(failed)} of {total} clips were not answered: "
             + "; ".join(str(answer.error) for answer in failed[:5])
             + ("; ..." if len(failed) > 5 else "")
         )
-
-
-def _save_arrays(answer: FileAnswer, folder: Path) -> None:
-    import numpy as np
-
-    from tvlt_deploy.files import staged_file
-
-    for name, values in answer.outputs.items():
-        path = folder / f"{answer.media.name}.{name}.npy"
-        with staged_file(path) as temporary, open(temporary, "wb") as handle:
-            np.save(handle, values)
-        click.echo(str(path))
 
 
 def _window(answer: FileAnswer) -> str:
@@ -665,17 +698,74 @@ def _top_scores(scores: dict[str, float], most: int = 5) -> str:
     return ", ".join(f"{label} {score:.4f}" for label, score in ranked[:most]) + more
 
 
-def _print_csv(answers: list[FileAnswer]) -> None:
-    text = io.StringIO()
-    labels = list(dict.fromkeys(label for a in answers if a.answer for label in a.answer.scores))
-    columns = ["media", "audio", "start", "duration", "frames", "sound", "label", "score", "error"]
-    writer = csv.writer(text)
-    writer.writerow(columns + labels)
-    for answer in answers:
-        values = answer.to_dict()
-        scores = values["scores"] or {}
-        writer.writerow([values[name] for name in columns] + [scores.get(label) for label in labels])
-    click.echo(text.getvalue(), nl=False)
+@_command
+@_bundle
+@click.option(
+    "--queries", multiple=True, required=True, type=click.Path(path_type=Path), help="A folder or file; repeatable."
+)
+@click.option(
+    "--gallery", multiple=True, required=True, type=click.Path(path_type=Path), help="A folder or file; repeatable."
+)
+@click.option(
+    "--direction",
+    "directions",
+    multiple=True,
+    type=click.Choice(["audio-to-video", "video-to-audio"]),
+    help="What a query gives and what it finds; default what the clips allow.",
+)
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many to list for each query.")
+@_start
+@_duration
+@_one_backend
+@_one_precision
+@_device
+@_threads
+@_trust
+@_json
+def retrieve(
+    bundle: Path,
+    queries: tuple[Path, ...],
+    gallery: tuple[Path, ...],
+    top: int,
+    as_json: bool,
+    progress: Progress,
+    **options: Any,
+) -> None:
+    """Find for the sound of each query the pictures of the gallery that match it best, and the other way round.
+
+    Scores every pair with an audio-visual-matching BUNDLE. Stopped and called again, it goes on where it was. Where
+    queries and gallery have files of equal names, R@1, R@5 and R@10 say how often those were found.
+
+    Example: tvlt-deploy retrieve bundle --queries sounds/ --gallery videos/ --top 3
+    """
+    from tvlt_deploy.retrieval import retrieve as score
+
+    found = score(bundle, queries, gallery, progress=progress, **options)
+    progress.done()
+    for media, warnings in found.warnings.items():
+        for warning in warnings:
+            click.echo(f"warning: {media}: {warning}", err=True)
+    if as_json:
+        _print_json(found.to_dict(top))
+    else:
+        for ranking in found.rankings:
+            _show_ranking(ranking, top)
+    _raise_failed(found.failed, found.clips)
+
+
+def _show_ranking(ranking: Ranking, top: int) -> None:
+    count = min(top, len(ranking.gallery))
+    _table(
+        f"{ranking.direction}: {len(ranking.queries)} x {len(ranking.gallery)} pairs",
+        ("query", *map(str, range(1, count + 1)), "place of its own"),
+        (
+            (query.name, *(f"{item.name} {score:.4f}" for item, score in best), "" if rank is None else str(rank))
+            for query, best, rank in zip(ranking.queries, ranking.top(top), ranking.ranks, strict=True)
+        ),
+    )
+    if ranking.recalls:
+        shares = ", ".join(f"R@{k} {share:.1%}" for k, share in ranking.recalls.items())
+        click.echo(f"{shares}, median place {ranking.median_rank:g}, of {ranking.known_pairs} known pairs")
 
 
 @_command

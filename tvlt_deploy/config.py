@@ -17,6 +17,7 @@ from typing import Any
 
 from tvlt_deploy.errors import ConfigError
 from tvlt_deploy.files import write_json
+from tvlt_deploy.hub import local_path
 
 CONFIG_FILE = "config.json"
 
@@ -315,8 +316,11 @@ class TvltConfig:
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike[str], **overrides: Any) -> TvltConfig:
-        """Read `config.json` from a directory (or the JSON file itself); keyword arguments replace fields."""
-        path = Path(directory)
+        """Read `config.json` from a directory or a model on the hub (or the JSON file itself).
+
+        Keyword arguments replace fields. Raises `ConfigError`, and as `tvlt_deploy.hub.local_path`.
+        """
+        path = local_path(directory, required=CONFIG_FILE)
         config = cls.from_json_file(path / CONFIG_FILE if path.is_dir() else path)
         return config.replace(**overrides) if overrides else config
 

@@ -16,7 +16,8 @@ from tvlt_deploy import __version__
 
 PACKAGES = (
     "numpy", "scipy", "pillow", "click", "rich", "torch", "onnx", "onnxscript", "safetensors", "onnxruntime",
-    "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt_rtx", "cuda-bindings", "av", "soxr",
+    "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt_rtx", "cuda-bindings", "av", "soxr", "pyarrow",
+    "huggingface_hub",
 )  # fmt: skip
 
 
@@ -152,6 +153,8 @@ def diagnose() -> list[Finding]:
         _packages_finding("export and verify", ("torch", "onnx", "onnxscript", "safetensors"), "export"),
         _packages_finding("verify --locate", ("polygraphy", "onnx-ir", "onnxruntime"), "cpu,polygraphy"),
         _packages_finding("media files", ("av", "soxr"), "media"),
+        _packages_finding("Parquet files", ("pyarrow",), "parquet"),
+        _packages_finding("models of the hub", ("huggingface_hub",), "hub"),
         _packages_finding("torch on cpu", ("torch", "safetensors"), "export"),
     ]
     devices = gpu_names()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -51,9 +52,12 @@ class Answer:
     scores: dict[str, float]
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """One clip's model inputs without the batch axis; a modality that is absent is one masked frame or patch."""
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """One clip's model inputs without the batch axis; a modality that is absent is one masked frame or patch.
+
+    pixel_values (frames, 3, height, width) float32; audio_values (1, rows, bins) float32, rows in whole patches.
+    """
 
     pixel_values: np.ndarray
     audio_values: np.ndarray
@@ -64,16 +68,24 @@ class _Prepared:
 
     @property
     def frames(self) -> int:
+        """Pictures, of which an absent modality has one."""
         return len(self.pixel_values)
 
     @property
     def rows(self) -> int:
+        """Rows of the spectrogram, in whole patches."""
         return int(self.audio_values.shape[1])
 
     @property
     def visible(self) -> bool:
         """Whether any patch is; where none is, attention spreads evenly over padding as well."""
         return bool(self.pixel_mask.any() or self.audio_mask.any())
+
+    def with_sound_of(self, other: Prepared) -> Prepared:
+        """These pictures and the other clip's sound; nothing is copied."""
+        return dataclasses.replace(
+            self, audio_values=other.audio_values, audio_mask=other.audio_mask, has_sound=other.has_sound
+        )
 
 
 def _frame_count(clip: Any) -> int | None:
@@ -99,6 +111,14 @@ class Pipeline(Closing):
         """Whether the task's answers are labels rather than arrays."""
         return self.task.name in ("audio-visual-classification", "audio-visual-matching")
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that `scores` of an answer name, in order; none for tasks that give arrays."""
+        if not self.has_labels:
+            return ()
+        names = (self.config.id2label or {}).values()
+        return (MATCH, MISMATCH) if self.task.name == "audio-visual-matching" else tuple(names)
+
     # Answers -----------------------------------------------------------------------------------------------------
 
     def __call__(
@@ -120,12 +140,8 @@ class Pipeline(Closing):
         clip with neither picture nor sound.
         """
         clips = self._prepare(images, audio, sampling_rate)
-        rows: list[dict[str, np.ndarray] | None] = [None] * len(clips)
-        for group in self._groups(clips):
-            outputs = self.runtime.run(self._batch([clips[index] for index in group], seed))
-            for place, index in enumerate(group):
-                rows[index] = self._trim(clips[index], clips, group, {k: v[place] for k, v in outputs.items()})
-        done = [row for row in rows if row is not None]
+        rows = dict(self.outputs(clips, seed))
+        done = [rows[index] for index in range(len(clips))]
         per_token = {n for n, s in self.runtime.outputs.items() if any(a in s.shape for a in _TOKEN_AXES)}
         return {
             name: [row[name] for row in done] if name in per_token else np.stack([row[name] for row in done])
@@ -158,7 +174,7 @@ class Pipeline(Closing):
                 Answer(*max(scores.items(), key=lambda item: item[1]), scores)
                 for scores in ({MATCH: float(p), MISMATCH: float(1 - p)} for p in values[:, 0])
             ]
-        names, signs = list((self.config.id2label or {}).values()), self.config.sign_labels
+        names, signs = self.labels, self.config.sign_labels
         answers = []
         for row in values:
             scores = dict(zip(names, (float(value) for value in row), strict=True))
@@ -172,11 +188,26 @@ class Pipeline(Closing):
         """What the runtime is fed for one clip, a batch of one; arguments are entries of the lists a call takes."""
         return self._batch(self._prepare([image], [audio], sampling_rate), seed)
 
+    def prepare(self, image: Any = None, audio: Any = None, sampling_rate: int | None = None) -> Prepared:
+        """One clip's model inputs, for `outputs`; arguments and errors as of `inputs`."""
+        return self._prepare([image], [audio], sampling_rate)[0]
+
+    def outputs(self, clips: Sequence[Prepared], seed: int = 0) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """(index, outputs of that clip) of every clip, batch by batch as they are done, shortest clips first.
+
+        Outputs per token are trimmed to the valid tokens. For clips that are prepared once and answered often, or
+        that do not fit into memory together.
+        """
+        for group in self._groups(clips):
+            outputs = self.runtime.run(self._batch([clips[index] for index in group], seed))
+            for place, index in enumerate(group):
+                yield index, self._trim(clips[index], clips, group, {k: v[place] for k, v in outputs.items()})
+
     # Steps -------------------------------------------------------------------------------------------------------
 
     def _prepare(
         self, images: Sequence[Any] | None, audio: Sequence[Any] | None, sampling_rate: int | None
-    ) -> list[_Prepared]:
+    ) -> list[Prepared]:
         images, audio = self._paired(images, audio)
         clips = []
         for index, (picture, sound) in enumerate(zip(images, audio, strict=True)):
@@ -222,7 +253,7 @@ class Pipeline(Closing):
             raise InputError("images and audio are empty; wanted at least one clip")
         return images, audio
 
-    def _prepare_one(self, picture: Any, sound: Any, sampling_rate: int | None) -> _Prepared:
+    def _prepare_one(self, picture: Any, sound: Any, sampling_rate: int | None) -> Prepared:
         config = self.config
         image_processor, feature_extractor = self.processor.image_processor, self.processor.feature_extractor
         if picture is None:
@@ -241,9 +272,9 @@ class Pipeline(Closing):
         else:
             made = feature_extractor([sound], return_tensors="np", sampling_rate=sampling_rate)
             rows, audio_mask = made["audio_values"][0], made["audio_mask"][0]
-        return _Prepared(pixels, rows, pixel_mask, audio_mask, picture is not None, sound is not None)
+        return Prepared(pixels, rows, pixel_mask, audio_mask, picture is not None, sound is not None)
 
-    def _groups(self, clips: Sequence[_Prepared]) -> Iterator[list[int]]:
+    def _groups(self, clips: Sequence[Prepared]) -> Iterator[list[int]]:
         """Indices of clips that share a batch: neighbours in size, while padding and batch stay small.
 
         Masked reconstruction counts padding among the patches it hides, and a clip in which no patch is visible attends
@@ -269,7 +300,7 @@ class Pipeline(Closing):
             frames, rows = wide
         yield group
 
-    def _batch(self, clips: Sequence[_Prepared], seed: int) -> dict[str, np.ndarray]:
+    def _batch(self, clips: Sequence[Prepared], seed: int) -> dict[str, np.ndarray]:
         config, size = self.config, len(clips)
         image_processor, feature_extractor = self.processor.image_processor, self.processor.feature_extractor
         frames, rows = max(clip.frames for clip in clips), max(clip.rows for clip in clips)
@@ -294,7 +325,7 @@ class Pipeline(Closing):
         return feeds
 
     def _trim(
-        self, clip: _Prepared, clips: Sequence[_Prepared], group: Sequence[int], row: dict[str, np.ndarray]
+        self, clip: Prepared, clips: Sequence[Prepared], group: Sequence[int], row: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
         """Cut the tokens of padding and of absent modalities."""
         padded_pixels, _ = token_counts(self.config, max(clips[i].frames for i in group), 0)

@@ -380,3 +380,21 @@ def test_from_config():
     assert processor.num_frames == 3
     with pytest.raises(ConfigError, match="num_image_channels"):
         TvltImageProcessor.from_config(TvltConfig(num_image_channels=1))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]},
+        {"do_rescale": False},
+        {"do_normalize": False},
+        {"rescale_factor": 1 / 127.5, "image_mean": 1.0, "image_std": 1.0},
+    ],
+)
+def test_levels_come_back_from_pixels(settings):
+    processor = TvltImageProcessor(size=16, crop_size=16, **settings)
+    frames = np.arange(3 * 16 * 16, dtype=np.uint8).reshape(1, 16, 16, 3)
+    pixels = processor(frames, return_tensors="np")["pixel_values"]
+    np.testing.assert_array_equal(processor.levels(pixels)[0], frames)
+    np.testing.assert_array_equal(processor.levels(np.full((3, 1, 1), 1e4)), np.full((1, 1, 3), 255))

@@ -24,7 +24,7 @@ from tvlt_deploy.errors import ConfigError, EnvironmentLackError, UsageError
 from tvlt_deploy.files import staged_directory
 from tvlt_deploy.media import SAMPLING_RATE
 from tvlt_deploy.processors import OriginalProcessor, Processor, TvltProcessor
-from tvlt_deploy.processors.recipe import read_recipe, recipe_file
+from tvlt_deploy.processors.recipe import RECIPES, read_recipe, recipe_file
 from tvlt_deploy.runtimes import DEFAULT_BACKEND
 from tvlt_deploy.tasks import PRECISIONS, default_task, get_task
 
@@ -107,7 +107,8 @@ def export(
     """Turn a checkpoint into a bundle and prove it against the torch reference.
 
     checkpoint: a Hugging Face directory with `config.json` and weights, or a file of the authors' code (`.ckpt` or
-        `.safetensors`); read, never changed.
+        `.safetensors`); read, never changed. Or a model on the hub (`namespace/name`, `namespace/name@revision`), which
+        is fetched.
     bundle: the directory to make. It is built beside its place and renamed: whole or absent.
     task: one of `tvlt_deploy.tasks.TASKS`; by default what the checkpoint's `architectures` name, or the foremost head
         of a file.
@@ -121,7 +122,8 @@ def export(
     progress: called with a line of text at each step.
 
     Raises `CheckpointError` for a checkpoint that does not load, `UsageError` for arguments that cannot be,
-    `VerdictError` also for weights that fp16 cannot hold, and `EnvironmentLackError` when torch or onnx is missing.
+    `VerdictError` also for weights that fp16 cannot hold, `EnvironmentLackError` when torch or onnx is missing, and as
+    `tvlt_deploy.hub.local_path` for a model that cannot be fetched.
     """
     try:
         import onnx as onnx_package
@@ -129,7 +131,7 @@ def export(
 
         from tvlt_deploy.exporters import graph, onnx, precision
         from tvlt_deploy.reference.original import OriginalCheckpoint
-        from tvlt_deploy.reference.weights import load_model, read_config
+        from tvlt_deploy.reference.weights import checkpoint_path, load_model, read_config
     except ImportError as error:
         raise EnvironmentLackError(
             f"exporting needs {error.name}, which is not installed", hint="pip install 'tvlt-deploy[export,cpu]'"
@@ -138,15 +140,17 @@ def export(
     _check_precisions(precisions)
     target = Path(bundle)
     _check_target(target, Path(checkpoint), force)
-    original = OriginalCheckpoint(checkpoint, settings, head) if Path(checkpoint).is_file() else None
-    if original is None and (head, settings) != (None, None):
-        raise UsageError(f"a head or settings were given; {checkpoint} is no file of the authors' code")
-    if task is not None:
-        chosen = get_task(task)
-    else:
-        chosen = default_task(read_config(checkpoint)) if original is None else get_task(original.default_task)
     opset = onnx.DEFAULT_OPSET if opset is None else opset
     onnx.check_opset(opset)
+    named = None if task is None else get_task(task)
+    checkpoint = checkpoint_path(checkpoint, optional=tuple(RECIPES), progress=progress)
+    original = OriginalCheckpoint(checkpoint, settings, head) if checkpoint.is_file() else None
+    if original is None and (head, settings) != (None, None):
+        raise UsageError(f"a head or settings were given; {checkpoint} is no file of the authors' code")
+    if named is not None:
+        chosen = named
+    else:
+        chosen = default_task(read_config(checkpoint)) if original is None else get_task(original.default_task)
 
     progress(f"loading {checkpoint} for {chosen.name}")
     model = load_model(checkpoint, chosen.name) if original is None else original.load(chosen.name)
@@ -155,7 +159,7 @@ def export(
     config = model.config
     with staged_directory(target, replace=force) as stage:
         model.save_pretrained(stage)
-        _save_processors(Path(checkpoint), stage, config, progress)
+        _save_processors(checkpoint, stage, config, progress)
         forms = {STANDARD_FORM: graph.standard_attention}
         if "fp32" in precisions:
             forms[ONNXRUNTIME_CPU_FORM] = graph.fused_attention

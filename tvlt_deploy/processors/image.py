@@ -271,6 +271,18 @@ class TvltImageProcessor(Part):
             values = (values - mean) / std
         return values
 
+    def levels(self, pixels: NDArray[Any]) -> NDArray[np.uint8]:
+        """Pixels of the model, (..., 3, height, width), as levels to look at, (..., height, width, 3) uint8 RGB.
+
+        The inverse of rescaling and normalising; what lies beyond the levels is clipped.
+        """
+        values = np.moveaxis(pixels, -3, -1).astype(np.float64)
+        if self.do_normalize:
+            values = values * self.image_std + self.image_mean
+        if self.do_rescale:
+            values = values / self.rescale_factor
+        return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
     def _table(self, unit: bool) -> NDArray[np.float32]:
         """What each level 0..255 of each channel becomes: (3, 256)."""
         return _level_table(

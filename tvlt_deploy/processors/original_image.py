@@ -80,6 +80,11 @@ class OriginalImageProcessor:
             "padding_value": self.padding_value,
         }
 
+    def levels(self, pixels: NDArray[Any]) -> NDArray[np.uint8]:
+        """Pixels of the model, (..., 3, height, width), as levels to look at, (..., height, width, 3) uint8 RGB."""
+        values = (np.moveaxis(pixels, -3, -1).astype(np.float64) + 1) * 127.5
+        return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
     def __call__(
         self,
         videos: Any,

@@ -159,7 +159,7 @@ class TvltProcessor(Processor):
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str]) -> Self:
-        """Read `preprocessor_config.json` from a directory, or the JSON file itself.
+        """Read `preprocessor_config.json` from a directory or a model on the hub, or the JSON file itself.
 
         transformers 4.40.2 loses one part's settings when it saves both; a `config.json` beside the file then tells
         the sizes of the lost part. Raises `FileRefusedError` for a missing or broken file, `ConfigError` for an

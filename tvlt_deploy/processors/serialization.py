@@ -14,15 +14,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from tvlt_deploy.config import CONFIG_FILE
 from tvlt_deploy.errors import ConfigError, FileRefusedError
 from tvlt_deploy.files import write_json
+from tvlt_deploy.hub import local_path
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 
 
 def preprocessor_path(path: str | os.PathLike[str], name: str = PREPROCESSOR_FILE) -> Path:
-    """The JSON file meant by a directory or by the file itself."""
-    found = Path(path)
+    """The JSON file meant by a directory, a model on the hub, or the file itself."""
+    found = local_path(path, required=name, optional=(CONFIG_FILE,))
     return found / name if found.is_dir() else found
 
 
@@ -95,7 +97,7 @@ class Part(Saved):
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str], **overrides: Any) -> Self:
-        """Read `preprocessor_config.json` from a directory, or the JSON file itself.
+        """Read `preprocessor_config.json` from a directory or a model on the hub, or the JSON file itself.
 
         Raises `FileRefusedError` for a missing or broken file, `ConfigError` for an impossible value (both are
         `ValueError`), naming the file.

@@ -12,7 +12,7 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -25,6 +25,7 @@ from torch import Generator, Tensor, nn
 from tvlt_deploy.config import CONFIG_FILE, TvltConfig
 from tvlt_deploy.errors import CheckpointError, ConfigError, UsageError
 from tvlt_deploy.files import staged_file
+from tvlt_deploy.hub import local_path
 from tvlt_deploy.tasks import TASKS, get_task
 
 SAFE_FILE = "model.safetensors"
@@ -76,6 +77,19 @@ _SHAPED_BY = {
     "pixel_mae_head.decoder.weight": "image_patch_size or num_image_channels",
     "audio_mae_head.decoder.weight": "audio_patch_size or num_audio_channels",
 }
+
+
+def checkpoint_path(
+    checkpoint: str | os.PathLike[str],
+    optional: Sequence[str] = (),
+    progress: Callable[[str], None] = lambda message: None,
+) -> Path:
+    """The local directory of a checkpoint, which is fetched when `checkpoint` names a model on the hub.
+
+    optional: files to fetch beside `config.json` and the weights where there are any. Raises as
+    `tvlt_deploy.hub.local_path`; what is in the directory is looked at by whoever reads it.
+    """
+    return local_path(checkpoint, required=CONFIG_FILE, optional=optional, one_of=WEIGHT_FILES, progress=progress)
 
 
 def held_tasks(keys: Iterable[str]) -> tuple[str, ...]:
@@ -319,11 +333,13 @@ class PretrainedModule(nn.Module):
     ) -> Self:
         """Load `config.json` and the weights of a directory; the model is in evaluation mode.
 
+        directory: a local path, or a model on the hub (`namespace/name`, `namespace/name@revision`), which is fetched.
         config: replaces the directory's `config.json`. dtype: of the parameters, whatever the file holds.
         Keys of other TVLT heads are skipped and listed in `skipped_keys`. Raises `CheckpointError` (a `ValueError`)
-        for anything that is missing, unknown, misshapen, damaged or not a finite floating-point tensor.
+        for anything that is missing, unknown, misshapen, damaged or not a finite floating-point tensor, and as
+        `tvlt_deploy.hub.local_path` for what cannot be fetched.
         """
-        folder = Path(directory)
+        folder = checkpoint_path(directory)
         config = read_config(folder) if config is None else config
         tensors = read_tensors(folder)
         layers = config.num_hidden_layers + config.decoder_num_hidden_layers
@@ -390,6 +406,7 @@ def load_model(
     `config.task_mae` say so. Raises `UsageError` for an unknown task and `CheckpointError` as `from_pretrained`.
     """
     task = get_task(task_name)
+    directory = checkpoint_path(directory)
     config = read_config(directory)
     if task.reference == "TvltForPreTraining":
         config = config.replace(task_matching=not task.needs_noise, task_mae=task.needs_noise)
