@@ -1,4 +1,4 @@
-"""Where this machine keeps what belongs to it and not to a bundle: compiled models, timings, trust.
+"""Where this machine keeps what belongs to it and not to a bundle: compiled models, timings, scores, trust.
 
 Everything lies below `$XDG_CACHE_HOME/tvlt-deploy` (by default `~/.cache/tvlt-deploy`) and can be deleted at any time,
 except that trust in engines built here is then forgotten.
