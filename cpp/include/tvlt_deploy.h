@@ -55,8 +55,10 @@ typedef struct tvlt_options {
     uint32_t struct_size;
     int32_t input;           /* tvlt_input */
     int32_t threads;         /* of the engine on the CPU; 0: all cores */
-    const char *backend;     /* onnxruntime, tensorrt, tensorrt-rtx; NULL: onnxruntime */
+    const char *backend;     /* NULL: onnxruntime, the only one of libtvlt_deploy */
     const char *device;      /* cpu, cuda, cuda:N; NULL: cpu */
+    const char *provider;    /* of ONNX Runtime, on a CUDA device: cuda, tensorrt, tensorrt-rtx; NULL: cuda.
+                                libtvlt_deploy only. */
     const char *precision;   /* fp32, fp16, int8, ...; NULL: fp32 */
     const char *onnxruntime; /* the library's file; NULL: $TVLT_ONNXRUNTIME, else libonnxruntime.so.1 where the dynamic
                                 loader looks. libtvlt_deploy only. */

@@ -102,7 +102,7 @@ Options options_of(const tvlt_options* given_options) {
     options.input = static_cast<tvlt_input>(from.input);
     options.threads = from.threads;
     for (auto [to, text] : {std::pair{&options.backend, from.backend}, {&options.device, from.device},
-                            {&options.precision, from.precision}, {&options.onnxruntime, from.onnxruntime},
+                            {&options.provider, from.provider}, {&options.precision, from.precision}, {&options.onnxruntime, from.onnxruntime},
                             {&options.python, from.python}})
         if (text != nullptr) *to = text;
     return options;

@@ -11,12 +11,13 @@
 
 namespace tvlt::internal {
 
-/// `tvlt_options` with its defaults filled in; paths that were not given are empty.
+/// `tvlt_options` with its defaults filled in; texts without a default are empty.
 struct Options {
     tvlt_input input = TVLT_CLIPS;
     int threads = 0;
     std::string backend = "onnxruntime";
     std::string device = "cpu";
+    std::string provider;
     std::string precision = "fp32";
     std::string onnxruntime;
     std::string python;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <map>
 #include <regex>
 
 #include "failure.hpp"
@@ -46,6 +47,9 @@ std::pair<std::string, std::string> parse_device(const std::string& device) {
 }  // namespace
 
 OrtGraph::OrtGraph(const std::string& path, const Options& options) {
+    if (options.backend != "onnxruntime")
+        throw Failure(TVLT_USAGE, "backend is '" + options.backend + "'; wanted onnxruntime",
+                      "libtvlt_deploy_python runs the others");
     const auto file = library_file(options);
     const auto* const base = load(file);
     const std::string version = base->GetVersionString();
@@ -71,7 +75,7 @@ OrtGraph::OrtGraph(const std::string& path, const Options& options) {
     // A memory pattern is planned and kept for each new input shape; without it, memory stays flat over mixed shapes.
     memory(api_->DisableMemPattern(created));
     if (options.threads > 0) memory(api_->SetIntraOpNumThreads(created, options.threads));
-    append_provider(created, options);
+    append_providers(created, options);
     OrtSession* session = nullptr;
     check(api_->CreateSession(environment, path.c_str(), created, &session), TVLT_FILE, "loading " + path);
     session_ = {session, {api_->ReleaseSession}};
@@ -83,54 +87,55 @@ void OrtGraph::check(OrtStatus* status, tvlt_status kind, const std::string& wha
     throw Failure(kind, library_ + " failed at " + what + ": " + api_->GetErrorMessage(status), hint);
 }
 
-void OrtGraph::append_provider(OrtSessionOptions* session_options, const Options& options) const {
-    const auto [kind, index] = parse_device(options.device);
-    const bool is_ort = options.backend == "onnxruntime";
-    if (!is_ort && options.backend != "tensorrt" && options.backend != "tensorrt-rtx")
-        throw Failure(TVLT_USAGE,
-                      "backend is '" + options.backend + "'; wanted onnxruntime, tensorrt or tensorrt-rtx",
-                      "libtvlt_deploy_python runs the others");
-    if (kind == "cpu") {
-        if (!is_ort)
-            throw Failure(TVLT_ENVIRONMENT, options.backend + " does not run on cpu", "set options.device to cuda");
-        return;
-    }
-    const std::string provider = is_ort                            ? "CUDAExecutionProvider"
-                                 : options.backend == "tensorrt" ? "TensorrtExecutionProvider"
-                                                                   : "NvTensorRTRTXExecutionProvider";
+void OrtGraph::check_provider(const std::string& name) const {
     char** names = nullptr;
     int count = 0;
     check(api_->GetAvailableProviders(&names, &count), TVLT_ENVIRONMENT, "listing its providers");
     std::string listed;
     for (int each = 0; each < count; ++each) listed += (each == 0 ? "" : ", ") + std::string(names[each]);
-    const bool available = std::find(names, names + count, provider) != names + count;
+    const bool available = std::find(names, names + count, name) != names + count;
     check(api_->ReleaseAvailableProviders(names, count), TVLT_ENVIRONMENT, "listing its providers");
     if (!available)
-        throw Failure(TVLT_ENVIRONMENT, library_ + " has no " + provider + "; it has " + listed,
-                      "load a build with it: onnxruntime-gpu for CUDA and TensorRT");
+        throw Failure(TVLT_ENVIRONMENT, library_ + " has no " + name + "; it has " + listed,
+                      "load a build with it: onnxruntime-gpu has CUDA and TensorRT");
+}
 
-    const char* const device_keys[] = {"device_id", "use_tf32"};
-    const char* const device_values[] = {index.c_str(), "0"};  // TF32 would answer fp32 with ten bits of mantissa
-    const auto appended = [&](OrtStatus* status) {
-        check(status, TVLT_ENVIRONMENT, "opening " + provider,
+void OrtGraph::append_providers(OrtSessionOptions* session_options, const Options& options) const {
+    const auto [kind, index] = parse_device(options.device);
+    const std::string provider = options.provider.empty() ? kind : options.provider;
+    if (kind == "cpu" && provider == "cpu") return;
+    const std::map<std::string, std::string> known{{"cuda", "CUDAExecutionProvider"},
+                                                   {"tensorrt", "TensorrtExecutionProvider"},
+                                                   {"tensorrt-rtx", "NvTensorRTRTXExecutionProvider"}};
+    const auto found = known.find(provider);
+    if (found == known.end() || kind == "cpu")
+        throw Failure(TVLT_USAGE, "provider is '" + provider + "' on " + options.device +
+                                      "; wanted cuda, tensorrt or tensorrt-rtx, on a CUDA device");
+    check_provider(found->second);
+
+    const char* const keys[] = {"device_id", "use_tf32"};
+    const char* const values[] = {index.c_str(), "0"};  // TF32 would answer fp32 with ten bits of mantissa
+    const auto appended = [&, name = found->second](OrtStatus* status) {
+        check(status, TVLT_ENVIRONMENT, "opening " + name,
               "check the driver with nvidia-smi, and that the provider's CUDA and TensorRT libraries are found");
     };
-    if (is_ort) {
-        OrtCUDAProviderOptionsV2* created = nullptr;
-        appended(api_->CreateCUDAProviderOptions(&created));
-        const Handle<OrtCUDAProviderOptionsV2> provider_options(created, {api_->ReleaseCUDAProviderOptions});
-        appended(api_->UpdateCUDAProviderOptions(created, device_keys, device_values, 2));
-        appended(api_->SessionOptionsAppendExecutionProvider_CUDA_V2(session_options, created));
-    } else if (options.backend == "tensorrt") {
+    if (provider == "tensorrt-rtx") {
+        appended(api_->SessionOptionsAppendExecutionProvider(session_options, "NvTensorRtRtx", keys, values, 1));
+        return;
+    }
+    if (provider == "tensorrt") {
         OrtTensorRTProviderOptionsV2* created = nullptr;
         appended(api_->CreateTensorRTProviderOptions(&created));
         const Handle<OrtTensorRTProviderOptionsV2> provider_options(created, {api_->ReleaseTensorRTProviderOptions});
-        appended(api_->UpdateTensorRTProviderOptions(created, device_keys, device_values, 1));
+        appended(api_->UpdateTensorRTProviderOptions(created, keys, values, 1));
         appended(api_->SessionOptionsAppendExecutionProvider_TensorRT_V2(session_options, created));
-    } else {
-        appended(api_->SessionOptionsAppendExecutionProvider(session_options, "NvTensorRtRtx", device_keys,
-                                                             device_values, 1));
     }
+    // Behind TensorRT it takes the nodes that are left.
+    OrtCUDAProviderOptionsV2* created = nullptr;
+    appended(api_->CreateCUDAProviderOptions(&created));
+    const Handle<OrtCUDAProviderOptionsV2> provider_options(created, {api_->ReleaseCUDAProviderOptions});
+    appended(api_->UpdateCUDAProviderOptions(created, keys, values, 2));
+    appended(api_->SessionOptionsAppendExecutionProvider_CUDA_V2(session_options, created));
 }
 
 std::vector<std::string> OrtGraph::input_names() const {

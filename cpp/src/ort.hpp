@@ -45,7 +45,8 @@ private:
     using Handle = std::unique_ptr<T, Release<T>>;
 
     void check(OrtStatus* status, tvlt_status kind, const std::string& what, const std::string& hint = "") const;
-    void append_provider(OrtSessionOptions* session_options, const Options& options) const;
+    void check_provider(const std::string& name) const;
+    void append_providers(OrtSessionOptions* session_options, const Options& options) const;
     Output output_of(const std::string& name, OrtValue* value) const;
 
     std::string library_;  ///< what was loaded and its version, for messages

@@ -350,6 +350,8 @@ private:
 }  // namespace
 
 std::unique_ptr<Model> open_model(const std::string& bundle, const Options& options) {
+    if (!options.provider.empty())
+        throw Failure(TVLT_USAGE, "options.provider is for libtvlt_deploy", "choose a backend instead");
     start_interpreter(options.python);
     return std::make_unique<PythonModel>(bundle, options);
 }

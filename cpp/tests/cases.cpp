@@ -35,7 +35,8 @@ std::map<std::string, Array> read_arrays(const nlohmann::json& arrays) {
 
 std::vector<Case> load_cases(const std::string& kind) {
     std::vector<Case> cases;
-    for (const auto& entry : read_cases().at("cases").at(TVLT_LIBRARY).at(kind)) {
+    const auto content = read_cases();
+    for (const auto& entry : content.at("cases").at(TVLT_LIBRARY).at(kind)) {
         Case one;
         one.name = entry.at("name");
         one.bundle = entry.at("bundle");
@@ -82,9 +83,9 @@ tvlt_clip Case::clip() const {
 
 std::vector<tvlt_tensor> Case::tensors() const {
     std::vector<tvlt_tensor> tensors;
-    for (const auto& [name, array] : inputs) {
+    for (const auto& [input_name, array] : inputs) {
         auto tensor = tvlt::make<tvlt_tensor>();
-        tensor.name = name.c_str();
+        tensor.name = input_name.c_str();
         tensor.rank = static_cast<std::uint32_t>(array.shape.size());
         tensor.shape = array.shape.data();
         tensor.data = array.values.data();
@@ -105,8 +106,8 @@ tvlt::Result Case::run(const tvlt::Session& session) const {
 bool Case::agrees(const tvlt::Result& result) const {
     const auto near = [&](double found, double wanted) { return std::abs(found - wanted) <= tolerance; };
     for (std::size_t clip = 0; clip < outputs.size(); ++clip) {
-        for (const auto& [name, wanted] : outputs[clip]) {
-            const auto found = result.output(clip, name.c_str());
+        for (const auto& [output_name, wanted] : outputs[clip]) {
+            const auto found = result.output(clip, output_name.c_str());
             if (std::vector<std::int64_t>(found.shape, found.shape + found.rank) != wanted.shape) return false;
             if (found.size != wanted.values.size() * sizeof(float)) return false;
             if (tolerance == 0 && std::memcmp(found.data, wanted.values.data(), found.size) != 0) return false;

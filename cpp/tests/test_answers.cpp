@@ -1,6 +1,8 @@
 // The answers are those of the Python runtime, on the same graph of the same bundle.
 #include <doctest/doctest.h>
 
+#include <algorithm>
+
 #include "cases.hpp"
 
 TEST_SUITE_BEGIN("answers");

@@ -94,10 +94,12 @@ TEST_CASE("clips that are no clips") {
     try_clip("samples; wanted at least 512", [](tvlt_clip& clip) { clip.sample_count = 511; });
     try_clip("sample_count is -1", [](tvlt_clip& clip) { clip.sample_count = -1; });
     try_clip("neither frames nor samples", [](tvlt_clip& clip) { clip.frame_count = clip.sample_count = 0; });
-    try_clip("too extreme a shape", [](tvlt_clip& clip) {
-        clip.height = 1;
-        clip.width = clip.frames_size / 3;
-        clip.frame_count = 1;
+    const std::vector<std::uint8_t> sliver(3 << 20);
+    try_clip("too extreme a shape", [&](tvlt_clip& clip) {
+        clip.frames = sliver.data();
+        clip.frames_size = sliver.size();
+        clip.frame_count = clip.height = 1;
+        clip.width = 1 << 20;
     });
     auto loud = one.samples;
     const auto try_sample = [&](float value, const std::string& part) {
@@ -265,16 +267,20 @@ TEST_CASE("options") {
     try_options(TVLT_USAGE, "backend is 'torch'", [](auto& options) { options.backend = "torch"; });
     try_options(TVLT_USAGE, "holds no int8 graph", [](auto& options) { options.precision = "int8"; });
     try_options(TVLT_USAGE, "--fused", [](auto& options) { options.input = TVLT_CLIPS; });
-    try_options(TVLT_ENVIRONMENT, "does not run on cpu", [](auto& options) { options.backend = "tensorrt"; });
+    try_options(TVLT_USAGE, "provider is 'cuda' on cpu", [](auto& options) { options.provider = "cuda"; });
+    try_options(TVLT_USAGE, "provider is 'rocm' on cuda", [](auto& options) {
+        options.provider = "rocm";
+        options.device = "cuda";
+    });
 }
 
 TEST_CASE("a provider that this ONNX Runtime lacks is named, with those it has") {
     const auto one = first("tensors");
-    for (const auto& [backend, provider] : {std::pair{"onnxruntime", "CUDAExecutionProvider"},
+    for (const auto& [name, provider] : {std::pair{"cuda", "CUDAExecutionProvider"},
                                             {"tensorrt", "TensorrtExecutionProvider"},
                                             {"tensorrt-rtx", "NvTensorRTRTXExecutionProvider"}}) {
         auto options = test_options();
-        options.backend = backend;
+        options.provider = name;
         options.device = "cuda:0";
         tvlt_session* session = nullptr;
         CHECK(tvlt_open(bundle_path(one.bundle).c_str(), &options, &session) == TVLT_ENVIRONMENT);

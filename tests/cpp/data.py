@@ -21,7 +21,6 @@ from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.files import sha256_of
 from tvlt_deploy.pipeline import Answer, Pipeline
-from tvlt_deploy.runtimes import open_runtime
 from tvlt_deploy.runtimes.onnxruntime import shared_library
 from tvlt_deploy.tasks import TASKS
 
