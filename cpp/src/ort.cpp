@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstdlib>
 #include <map>
-#include <regex>
 
 #include "failure.hpp"
 
@@ -37,11 +36,12 @@ const OrtApiBase* load(const std::string& file) {
 
 /// (kind, index) of `cpu`, `cuda` or `cuda:N`.
 std::pair<std::string, std::string> parse_device(const std::string& device) {
-    std::smatch match;
-    if (!std::regex_match(device, match, std::regex("(cpu)|cuda(:([0-9]{1,4}))?")))
+    if (device == "cpu" || device == "cuda") return {device, "0"};
+    const std::string prefix = "cuda:", index = device.substr(std::min(prefix.size(), device.size()));
+    const bool is_number = !index.empty() && index.find_first_not_of("0123456789") == std::string::npos;
+    if (device.compare(0, prefix.size(), prefix) != 0 || !is_number || index.size() > 4)
         throw Failure(TVLT_USAGE, "device is '" + device + "'; wanted cpu, cuda or cuda:N");
-    if (match[1].matched) return {"cpu", "0"};
-    return {"cuda", match[3].matched ? match[3].str() : "0"};
+    return {"cuda", index};
 }
 
 }  // namespace

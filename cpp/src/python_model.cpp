@@ -13,7 +13,7 @@
 #include <filesystem>
 #include <fstream>
 #include <mutex>
-#include <regex>
+#include <sstream>
 #include <utility>
 
 #include "failure.hpp"
@@ -85,13 +85,18 @@ Object checked(PyObject* owned) {
 
 // Starting the interpreter ---------------------------------------------------------------------------------------------
 
+/// 3.11 of 3.11.7.
+std::string minor_version(const std::string& version) { return version.substr(0, version.find('.', version.find('.') + 1)); }
+
 /// Version (as 3.11) that a virtual environment was made for; empty for an interpreter outside of one.
 std::string environment_version(const fs::path& python) {
     std::ifstream settings(python.parent_path().parent_path() / "pyvenv.cfg");
-    const std::regex line("\\s*version(_info)?\\s*=\\s*([0-9]+\\.[0-9]+).*");
-    std::smatch match;
-    for (std::string text; std::getline(settings, text);)
-        if (std::regex_match(text, match, line)) return match[2];
+    for (std::string line; std::getline(settings, line);) {
+        std::istringstream words(line);
+        std::string name, equals, value;
+        if (words >> name >> equals >> value && (name == "version" || name == "version_info"))
+            return minor_version(value);
+    }
     return "";
 }
 
@@ -99,7 +104,7 @@ void check_environment(const fs::path& python) {
     if (access(python.c_str(), X_OK) != 0)
         throw Failure(TVLT_ENVIRONMENT, "there is no executable " + python.string(),
                       "options.python is bin/python of a virtual environment with tvlt-deploy");
-    const std::string library = Py_GetVersion(), own = library.substr(0, library.find('.', library.find('.') + 1));
+    const auto own = minor_version(Py_GetVersion());
     const auto version = environment_version(python);
     if (!version.empty() && version != own)
         throw Failure(TVLT_ENVIRONMENT,

@@ -38,8 +38,8 @@ TEST_CASE("several clips in one call, in order") {
     const auto result = session.run(clips);
     for (std::size_t index = 0; index < asked.size(); ++index) {
         CAPTURE(asked[index]->name);
-        const auto alone = asked[index]->run(session).output();
-        const auto together = result.output(index);
+        const auto single = asked[index]->run(session);
+        const auto alone = single.output(), together = result.output(index);
         REQUIRE(together.size == alone.size);
         for (std::size_t value = 0; value < alone.size / sizeof(float); ++value)
             CHECK(together.data[value] == doctest::Approx(alone.data[value]).epsilon(1e-5));

@@ -172,9 +172,10 @@ TEST_CASE("2,000 random mutations of a call") {
     const auto pick = [&](std::size_t count) { return static_cast<std::size_t>(random() % count); };
     const auto mutate = [&](auto& number) {
         using T = std::decay_t<decltype(number)>;
+        const auto bits = static_cast<std::uint64_t>(number);  // which may wrap
         const T edges[] = {0, 1, static_cast<T>(-1), 2, 3, std::numeric_limits<T>::max(), std::numeric_limits<T>::min(),
-                           static_cast<T>(number + 1), static_cast<T>(number - 1),
-                           static_cast<T>(static_cast<std::uint64_t>(number) * 2), static_cast<T>(random())};
+                           static_cast<T>(bits + 1), static_cast<T>(bits - 1), static_cast<T>(bits * 2),
+                           static_cast<T>(random())};
         number = edges[pick(std::size(edges))];
     };
     // A size of memory may only be understated: no library can tell that memory ends before its caller says so.
