@@ -22,7 +22,8 @@ int main(int count, char** arguments) {
     options.python = arguments[2];
     tvlt_session* session = nullptr;
     for (int attempt = 0; attempt < 2; ++attempt) {  // the second answer must be the first one's
-        std::printf("%d %s\n", open(arguments[3], &options, &session), last_error());
+        const auto status = open(arguments[3], &options, &session);
+        std::printf("%d %s\n", status, last_error());
         close(session);
     }
     return 0;
