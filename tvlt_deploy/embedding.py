@@ -31,8 +31,16 @@ Row = tuple[list[tuple[str, np.ndarray]], Scores | None]
 class EmbeddedPipeline:
     """A pipeline behind the C functions. Nothing keeps a view of the caller's memory after a call."""
 
-    def __init__(self, bundle: str, backend: str, device: str, precision: str, threads: int | None) -> None:
-        self.pipeline = load(bundle, backend, device, precision, threads=threads)
+    def __init__(
+        self,
+        bundle: str,
+        backend: str,
+        device: str,
+        precision: str | None,
+        threads: int | None,
+        trust_engine: str | None,
+    ) -> None:
+        self.pipeline = load(bundle, backend, device, precision, threads=threads, trust_engine=trust_engine)
 
     def run_clips(self, clips: Sequence[ClipView]) -> list[Row]:
         """As calling the pipeline; raises as it does."""

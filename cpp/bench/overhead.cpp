@@ -122,7 +122,7 @@ int main(int count, char** arguments) {
         tensor.size = input.values.size() * sizeof(float);
         tensors.push_back(tensor);
     }
-    std::vector<double> ours, theirs, differences;
+    std::vector<double> ours, theirs;
     for (int round = -2; round < rounds; ++round) {  // two to warm up
         double times[2];
         for (int turn = 0; turn < 2; ++turn)  // who goes first changes
@@ -133,8 +133,11 @@ int main(int count, char** arguments) {
         if (round < 0) continue;
         ours.push_back(times[0]);
         theirs.push_back(times[1]);
-        differences.push_back(times[0] - times[1]);
     }
-    std::printf("image10, %d rounds: tvlt_run_tensors %.2f ms, ONNX Runtime %.2f ms, median difference %+.3f ms (%+.2f %%)\n",
-                rounds, median(ours), median(theirs), median(differences), 100 * median(differences) / median(theirs));
+    const auto report = [&](const char* name, double found, double bare_time) {
+        std::printf("image10, %d rounds, %s: tvlt_run_tensors %.2f ms, ONNX Runtime %.2f ms (%+.2f %%)\n", rounds, name,
+                    found, bare_time, 100 * (found / bare_time - 1));
+    };
+    report("median", median(ours), median(theirs));
+    report("least", *std::min_element(ours.begin(), ours.end()), *std::min_element(theirs.begin(), theirs.end()));
 }

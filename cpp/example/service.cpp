@@ -62,6 +62,7 @@ nlohmann::json answer(const tvlt::Session& session, const tvlt_clip& clip) {
 
 void serve(httplib::Server& server, const tvlt::Session& session) {
     server.set_payload_max_length(most_bytes);
+    server.set_tcp_nodelay(true);  // or an answer waits 40 ms for the client's acknowledgement
     server.Get("/health", [](const httplib::Request&, httplib::Response& response) {
         response.set_content("ok\n", "text/plain");
     });

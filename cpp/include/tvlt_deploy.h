@@ -59,11 +59,13 @@ typedef struct tvlt_options {
     const char *device;      /* cpu, cuda, cuda:N; NULL: cpu */
     const char *provider;    /* of ONNX Runtime, on a CUDA device: cuda, tensorrt, tensorrt-rtx; NULL: cuda.
                                 libtvlt_deploy only. */
-    const char *precision;   /* fp32, fp16, int8, ...; NULL: fp32 */
+    const char *precision;   /* fp32, fp16, int8, ...; NULL: fp32, or what the backend `auto` chooses */
     const char *onnxruntime; /* the library's file; NULL: $TVLT_ONNXRUNTIME, else libonnxruntime.so.1 where the dynamic
                                 loader looks. libtvlt_deploy only. */
     const char *python;      /* bin/python of a virtual environment with tvlt-deploy; NULL: $TVLT_PYTHON.
                                 libtvlt_deploy_python only; the first session decides for the process. */
+    const char *trust_engine; /* SHA-256 of a TensorRT engine that was not built on this machine: an engine is code.
+                                 libtvlt_deploy_python only. */
 } tvlt_options;
 
 /* One clip as a service holds it. A part whose count is 0 is absent; the model answers from the other one. */
@@ -121,7 +123,8 @@ TVLT_API const char *tvlt_last_error(void);
  * options: NULL for the defaults. */
 TVLT_API tvlt_status tvlt_open(const char *path, const tvlt_options *options, tvlt_session **session);
 
-/* Answer `count` clips, each by itself: an answer does not depend on the others. */
+/* Answer `count` clips. libtvlt_deploy runs one after the other, so that an answer does not depend on its company;
+ * libtvlt_deploy_python puts clips of similar size into one batch, which may change an answer's last digits. */
 TVLT_API tvlt_status tvlt_run(tvlt_session *session, const tvlt_clip *clips, size_t count, tvlt_result **result);
 
 /* Answer a batch of clips from the model's inputs, all of them, in any order. */

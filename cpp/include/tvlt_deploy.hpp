@@ -64,6 +64,10 @@ private:
 class Session {
 public:
     explicit Session(const std::string& bundle, const tvlt_options& options = make<tvlt_options>()) {
+        if (tvlt_abi_version() != TVLT_ABI_VERSION)
+            throw Error(TVLT_ENVIRONMENT, "the tvlt_deploy library found has ABI version " +
+                                              std::to_string(tvlt_abi_version()) + "; the program was built for " +
+                                              std::to_string(TVLT_ABI_VERSION));
         tvlt_session* handle = nullptr;
         check(tvlt_open(bundle.c_str(), &options, &handle));
         handle_.reset(handle);

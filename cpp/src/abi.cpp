@@ -76,7 +76,9 @@ T& sized(T* value, const std::string& name) {
     return *value;
 }
 
-std::string element(const char* name, std::size_t index) { return std::string(name) + "[" + std::to_string(index) + "]"; }
+std::string element(const char* name, std::size_t index) {
+    return std::string(name) + "[" + std::to_string(index) + "]";
+}
 
 /// a * b of sizes that are not negative.
 std::int64_t product(std::int64_t a, std::int64_t b, const std::string& name) {
@@ -102,8 +104,9 @@ Options options_of(const tvlt_options* given_options) {
     options.input = static_cast<tvlt_input>(from.input);
     options.threads = from.threads;
     for (auto [to, text] : {std::pair{&options.backend, from.backend}, {&options.device, from.device},
-                            {&options.provider, from.provider}, {&options.precision, from.precision}, {&options.onnxruntime, from.onnxruntime},
-                            {&options.python, from.python}})
+                            {&options.provider, from.provider}, {&options.precision, from.precision},
+                            {&options.onnxruntime, from.onnxruntime}, {&options.python, from.python},
+                            {&options.trust_engine, from.trust_engine}})
         if (text != nullptr) *to = text;
     return options;
 }

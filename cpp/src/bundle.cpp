@@ -76,7 +76,8 @@ void Bundle::parse(const std::string& text) {
     const auto manifest = nlohmann::ordered_json::parse(text);  // inputs and outputs stand in the graph's order
     const auto name = path(manifest_file).string();
     if (const auto version = manifest.value("schema_version", nlohmann::ordered_json()); version != schema_version)
-        refuse(name + " has schema_version " + version.dump() + "; this release reads " + std::to_string(schema_version),
+        refuse(name + " has schema_version " + version.dump() + "; this release reads " +
+                   std::to_string(schema_version),
                "export the bundle again, or use the release that wrote it");
     manifest.at("task").get_to(task_);
     for (const auto& [file, entry] : manifest.at("files").items())

@@ -18,9 +18,10 @@ struct Options {
     std::string backend = "onnxruntime";
     std::string device = "cpu";
     std::string provider;
-    std::string precision = "fp32";
+    std::string precision;
     std::string onnxruntime;
     std::string python;
+    std::string trust_engine;
 };
 
 /// One clip; count 0: absent. Strides are in bytes and lie within the caller's buffer.

@@ -232,12 +232,13 @@ private:
 
     /// The file of the graph that suits input and device, compared with the manifest.
     static std::string checked_graph(const Bundle& bundle, const Options& options) {
+        const auto precision = options.precision.empty() ? "fp32" : options.precision;
         std::string form = "fused";
         if (options.input == TVLT_TENSORS) {
             form = options.device == "cpu" ? "onnxruntime-cpu" : "fp16-twin";
-            if (!bundle.holds(options.precision, form)) form = "standard";
+            if (!bundle.holds(precision, form)) form = "standard";
         }
-        const auto& graph = bundle.graph(options.precision, form);
+        const auto& graph = bundle.graph(precision, form);
         for (const auto& file : graph.files) bundle.check(file);
         return bundle.path(graph.path).string();
     }

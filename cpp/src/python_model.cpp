@@ -83,10 +83,12 @@ Object checked(PyObject* owned) {
     return Object(owned);
 }
 
-// Starting the interpreter ---------------------------------------------------------------------------------------------
+// Starting the interpreter --------------------------------------------------------------------------------------------
 
 /// 3.11 of 3.11.7.
-std::string minor_version(const std::string& version) { return version.substr(0, version.find('.', version.find('.') + 1)); }
+std::string minor_version(const std::string& version) {
+    return version.substr(0, version.find('.', version.find('.') + 1));
+}
 
 /// Version (as 3.11) that a virtual environment was made for; empty for an interpreter outside of one.
 std::string environment_version(const fs::path& python) {
@@ -187,7 +189,7 @@ void start_interpreter(const std::string& option) {
     if (!failure.empty()) throw Failure(TVLT_ENVIRONMENT, failure);
 }
 
-// Values ---------------------------------------------------------------------------------------------------------------
+// Values --------------------------------------------------------------------------------------------------------------
 
 /// Memory of the caller that Python reads during a call.
 class Views {
@@ -278,9 +280,11 @@ public:
         const Gil gil;
         const auto module = checked(PyImport_ImportModule("tvlt_deploy.embedding"));
         const Object threads(options.threads > 0 ? PyLong_FromLong(options.threads) : none());
-        pipeline_ = checked(PyObject_CallMethod(module.get(), "EmbeddedPipeline", "ssssO", bundle.c_str(),
-                                                options.backend.c_str(), options.device.c_str(),
-                                                options.precision.c_str(), threads.get()));
+        const auto text_or_none = [](const std::string& text) { return text.empty() ? nullptr : text.c_str(); };
+        pipeline_ = checked(PyObject_CallMethod(
+            module.get(), "EmbeddedPipeline", "ssszOz", bundle.c_str(), options.backend.c_str(),
+            options.device.c_str(), text_or_none(options.precision), threads.get(),
+            text_or_none(options.trust_engine)));
     }
 
     ~PythonModel() override {

@@ -105,6 +105,7 @@ tvlt::Result Case::run(const tvlt::Session& session) const {
 
 bool Case::agrees(const tvlt::Result& result) const {
     const auto near = [&](double found, double wanted) { return std::abs(found - wanted) <= tolerance; };
+    const auto rounded = [&](double found, double wanted) { return std::abs(found - wanted) <= tolerance + 1e-12; };
     for (std::size_t clip = 0; clip < outputs.size(); ++clip) {
         for (const auto& [output_name, wanted] : outputs[clip]) {
             const auto found = result.output(clip, output_name.c_str());
@@ -119,10 +120,10 @@ bool Case::agrees(const tvlt::Result& result) const {
         if (answer.label_count != scores[clip].size()) return false;
         double best = -1e300;
         for (std::uint32_t label = 0; label < answer.label_count; ++label) {
-            if (std::abs(answer.scores[label] - scores[clip].at(answer.labels[label])) > tolerance + 1e-12) return false;
+            if (!rounded(answer.scores[label], scores[clip].at(answer.labels[label]))) return false;
             best = std::max(best, answer.scores[label]);
         }
-        if (answer.score != best || std::abs(scores[clip].at(answer.label) - best) > tolerance + 1e-12) return false;
+        if (answer.score != best || !rounded(best, scores[clip].at(answer.label))) return false;
     }
     try {
         result.output(outputs.size());

@@ -50,7 +50,7 @@ TEST_CASE("null pointers") {
     tvlt_session* opened = nullptr;
     check_refused([&] { return tvlt_open(nullptr, nullptr, &opened); }, "path is NULL");
     check_refused([&] { return tvlt_open("bundle", nullptr, nullptr); }, "session is NULL");
-    check_refused([&] { return tvlt_run_tensors(nullptr, tensors.data(), tensors.size(), &result); }, "session is NULL");
+    check_refused([&] { return tvlt_run_tensors(nullptr, tensors.data(), 4, &result); }, "session is NULL");
     check_refused([&] { return tvlt_run_tensors(session.handle, nullptr, 4, &result); }, "inputs is NULL");
     check_refused([&] { return tvlt_run_tensors(session.handle, tensors.data(), 4, nullptr); }, "result is NULL");
     check_refused([&] { return tvlt_run(session.handle, nullptr, 1, &result); }, "clips is NULL");
@@ -60,7 +60,7 @@ TEST_CASE("null pointers") {
     check_refused([&] { return tvlt_result_get(nullptr, 0, nullptr, &view); }, "result is NULL");
     REQUIRE(tvlt_run_tensors(session.handle, tensors.data(), tensors.size(), &result) == TVLT_OK);
     check_refused([&] { return tvlt_result_get(result, 0, nullptr, nullptr); }, "output is NULL");
-    check_refused([&] { return tvlt_result_get(result, 0, "no", &view); }, "there is no output 'no'; wanted one of logits");
+    check_refused([&] { return tvlt_result_get(result, 0, "no", &view); }, "there is no output 'no'");
     check_refused([&] { return tvlt_result_get(result, 99, nullptr, &view); }, "clip is 99");
     check_refused([&] { return tvlt_result_answer(result, 0, nullptr); }, "answer is NULL");
     view.struct_size = 8;
@@ -127,7 +127,8 @@ TEST_CASE("more frames than the model takes") {
 TEST_CASE("tensors that do not fit") {
     const auto one = first("tensors");
     const Open session(one);
-    const auto try_tensors = [&](const std::string& part, const std::function<void(std::vector<tvlt_tensor>&)>& change) {
+    using Change = std::function<void(std::vector<tvlt_tensor>&)>;
+    const auto try_tensors = [&](const std::string& part, const Change& change) {
         auto tensors = one.tensors();
         change(tensors);
         tvlt_result* result = nullptr;
@@ -160,7 +161,7 @@ TEST_CASE("a session takes the kind of input it was opened for") {
     media.path = "clip.mp4";
     tvlt_result* result = nullptr;
     check_refused([&] { return tvlt_run(for_tensors.handle, &raw, 1, &result); }, "takes tensors");
-    check_refused([&] { return tvlt_run_tensors(for_clips.handle, inputs.data(), inputs.size(), &result); }, "takes clips");
+    check_refused([&] { return tvlt_run_tensors(for_clips.handle, inputs.data(), 4, &result); }, "takes clips");
     CHECK(tvlt_run_media(for_clips.handle, &media, 1, &result) == TVLT_ENVIRONMENT);
     CHECK(std::string(tvlt_last_error()).find("libtvlt_deploy_python") != std::string::npos);
 }
@@ -179,7 +180,9 @@ TEST_CASE("2,000 random mutations of a call") {
         number = edges[pick(std::size(edges))];
     };
     // A size of memory may only be understated: no library can tell that memory ends before its caller says so.
-    const auto shrink = [&](auto& size) { size = static_cast<std::decay_t<decltype(size)>>(random() % (static_cast<std::uint64_t>(size) + 1)); };
+    const auto shrink = [&](auto& size) {
+        size = static_cast<std::decay_t<decltype(size)>>(random() % (static_cast<std::uint64_t>(size) + 1));
+    };
     const char* const names[] = {nullptr, "", "logits", "pixel_values", "audio_mask", "%s%n", "\xff\xfe"};
     int refused = 0, answered = 0;
     for (int round = 0; round < 2000; ++round) {
@@ -225,7 +228,8 @@ TEST_CASE("2,000 random mutations of a call") {
                     case 6: std::swap(tensors.front(), tensors.back()); break;
                     default: mutate(shape[pick(shape.size())]);
                 }
-            status = tvlt_run_tensors(for_tensors.handle, tensors.data(), pick(8) == 0 ? pick(tensors.size() + 1) : tensors.size(), &result);
+            const auto count = pick(8) == 0 ? pick(tensors.size() + 1) : tensors.size();
+            status = tvlt_run_tensors(for_tensors.handle, tensors.data(), count, &result);
         }
         CAPTURE(round);
         if (status == TVLT_OK) {
@@ -251,7 +255,8 @@ TEST_CASE("2,000 random mutations of a call") {
 
 TEST_CASE("options") {
     const auto one = first("tensors");
-    const auto try_options = [&](tvlt_status status, const std::string& part, const std::function<void(tvlt_options&)>& change) {
+    using Change = std::function<void(tvlt_options&)>;
+    const auto try_options = [&](tvlt_status status, const std::string& part, const Change& change) {
         auto options = test_options();
         change(options);
         tvlt_session* session = nullptr;

@@ -106,8 +106,9 @@ TEST_CASE("manifests") {
     CHECK(said("lists no hash for it"));
     CHECK(with("\"variants\"", "\"graphs\"") == TVLT_FILE);
     CHECK(said("lacks or misshapes"));
-    for (const auto& text : {std::string(), std::string("{"), std::string("[]"), std::string("null"), std::string("\xff\xfe"),
-                             std::string(100000, '['), content.substr(0, content.size() / 2)}) {
+    const std::vector<std::string> texts{"", "{", "[]", "null", "\xff\xfe", std::string(100000, '['),
+                                         content.substr(0, content.size() / 2)};
+    for (const auto& text : texts) {
         write(copy.path / "manifest.json", text);
         CHECK(open(copy.path, test_options()) == TVLT_FILE);
     }
