@@ -75,7 +75,7 @@ def build_of(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRe
     made: dict[str, Path] = {}
 
     def build(**definitions: str) -> Path:
-        for tool in ("cmake", "c++"):
+        for tool in ("cmake", "c++", "pkg-config"):
             if shutil.which(tool) is None:
                 pytest.skip(f"no {tool}")
         key = json.dumps(definitions, sort_keys=True)
