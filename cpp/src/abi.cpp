@@ -170,6 +170,8 @@ std::vector<TensorView> tensors_of(const tvlt_tensor* tensors, std::size_t count
         TensorView tensor;
         tensor.name = given(from.name, (name + ".name").c_str());
         name += " (" + tensor.name + ")";
+        for (const auto& other : read)
+            if (other.name == tensor.name) refuse(name + " is given twice");
         if (from.rank > most_axes)
             refuse(name + ".rank is " + std::to_string(from.rank) + "; wanted at most " + std::to_string(most_axes));
         if (from.rank > 0) given(from.shape, (name + ".shape").c_str());

@@ -281,15 +281,16 @@ private:
         return rows;
     }
 
-    /// Every input there once and all of shapes that agree: ONNX Runtime reports a wrong mask length or a row count
+    /// Every input there and all of shapes that agree: ONNX Runtime reports a wrong mask length or a row count
     /// that is not whole patches only deep inside the graph, or not at all.
     void check_tensors(const std::vector<TensorView>& inputs) const {
         std::map<std::string, std::int64_t> sizes;
         const auto find = [&](const std::string& name) {
             const auto has_name = [&](const TensorView& tensor) { return tensor.name == name; };
-            if (std::count_if(inputs.begin(), inputs.end(), has_name) != 1)
-                throw Failure(TVLT_USAGE, "the input " + name + " is missing or given twice; wanted " + input_list());
-            return std::find_if(inputs.begin(), inputs.end(), has_name);
+            const auto found = std::find_if(inputs.begin(), inputs.end(), has_name);
+            if (found == inputs.end())
+                throw Failure(TVLT_USAGE, "the input " + name + " is missing; wanted " + input_list());
+            return found;
         };
         for (const auto& tensor : inputs)
             if (std::none_of(specs_.begin(), specs_.end(), [&](const Spec& spec) { return spec.name == tensor.name; }))

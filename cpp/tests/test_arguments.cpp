@@ -137,7 +137,7 @@ TEST_CASE("tensors that do not fit") {
     const std::int64_t shape[] = {1, 2, 3, 4, 5};
     // By name: audio_mask, audio_values, pixel_mask, pixel_values.
     try_tensors("pixel_values is missing", [](auto& tensors) { tensors.pop_back(); });
-    try_tensors("missing or given twice", [](auto& tensors) { tensors.push_back(tensors.back()); });
+    try_tensors("(pixel_values) is given twice", [](auto& tensors) { tensors.push_back(tensors.back()); });
     try_tensors("there is no input 'pixels'", [](auto& tensors) { tensors[0].name = "pixels"; });
     try_tensors("name is NULL", [](auto& tensors) { tensors[0].name = nullptr; });
     try_tensors("shape is NULL", [](auto& tensors) { tensors[0].shape = nullptr; });
