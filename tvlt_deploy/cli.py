@@ -855,7 +855,7 @@ def doctor(as_json: bool, progress: Progress) -> None:
 def cpp(print_ort: bool, as_json: bool, progress: Progress) -> None:
     """Say what a C++ program needs of this environment: the files that `tvlt_options` names (docs/cpp.md).
 
-    Example: TVLT_ONNXRUNTIME=$(tvlt-deploy cpp --print-ort) ./service bundle
+    Example: tvlt-deploy cpp --print-ort
     """
     from tvlt_deploy.runtimes.onnxruntime import shared_library
 
