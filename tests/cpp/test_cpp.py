@@ -52,13 +52,6 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin" / "python"
 
 
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory, bundle_of: Callable[..., Bundle], environment: Path) -> Path:
-    folder = tmp_path_factory.mktemp("cpp-data")
-    write_data(folder, bundle_of, environment)
-    return folder
-
-
 def _configure(folder: Path, **definitions: object) -> None:
     """Skips where something to build with is missing."""
     settings = [f"-D{name}={value}" for name, value in definitions.items()]
@@ -70,19 +63,33 @@ def _configure(folder: Path, **definitions: object) -> None:
 
 
 @pytest.fixture(scope="session")
-def build_of(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Callable[..., Path]:
+def toolchain(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Skips where the library cannot be built, before anything that takes a while."""
+    for tool in ("cmake", "c++", "pkg-config"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"no {tool}")
+    _configure(tmp_path_factory.mktemp("cpp-trial"))
+
+
+@pytest.fixture(scope="session")
+def data(
+    toolchain: None, tmp_path_factory: pytest.TempPathFactory, bundle_of: Callable[..., Bundle], environment: Path
+) -> Path:
+    folder = tmp_path_factory.mktemp("cpp-data")
+    write_data(folder, bundle_of, environment)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def build_of(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Callable[..., Path]:
     """(CMake definitions) -> a build directory with libraries and tests."""
     made: dict[str, Path] = {}
 
     def build(**definitions: str) -> Path:
-        for tool in ("cmake", "c++", "pkg-config"):
-            if shutil.which(tool) is None:
-                pytest.skip(f"no {tool}")
         key = json.dumps(definitions, sort_keys=True)
         if key not in made:
             folder = tmp_path_factory.mktemp("cpp-build")
-            _configure(folder)  # before the data, which takes a while
-            _configure(folder, TVLT_TESTS="ON", TVLT_TEST_DATA=request.getfixturevalue("data"), **definitions)
+            _configure(folder, TVLT_TESTS="ON", TVLT_TEST_DATA=data, **definitions)
             _checked("cmake", "--build", folder, "--parallel", os.cpu_count())
             made[key] = folder
         return made[key]
