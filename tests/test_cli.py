@@ -1,6 +1,7 @@
 """The command line as a user meets it: what is printed, what is written, and the exit code."""
 
 import csv
+import ctypes
 import io
 import json
 import os
@@ -340,6 +341,13 @@ def test_doctor_says_what_works_and_what_to_install(monkeypatch: pytest.MonkeyPa
     lacking = {finding["name"]: finding for finding in json.loads(invoke("doctor", "--json").stdout)["findings"]}
     assert not lacking["media files"]["works"]
     assert lacking["media files"]["hint"] == "pip install 'tvlt-deploy[media]'"
+
+
+def test_cpp_prints_a_library_that_a_program_can_load() -> None:
+    path = invoke("cpp", "--print-ort").stdout.removesuffix("\n")
+    entry = ctypes.CDLL(path).OrtGetApiBase
+    assert entry is not None
+    assert json.loads(invoke("cpp", "--json").stdout) == {"onnxruntime": path, "python": sys.executable}
 
 
 def test_an_internal_error_asks_for_a_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -937,3 +937,23 @@ def doctor(as_json: bool, progress: Progress) -> None:
         ("part", "", "found", "to do"),
         ((f.name, "yes" if f.works else "no", f.detail, f.hint) for f in findings),
     )
+
+
+@_command
+@click.option("--print-ort", is_flag=True, help="Print the path of ONNX Runtime's library and nothing else.")
+@_json
+def cpp(print_ort: bool, as_json: bool, progress: Progress) -> None:
+    """Say what a C++ program needs of this environment: the files that `tvlt_options` names (docs/cpp.md).
+
+    Example: tvlt-deploy cpp --print-ort
+    """
+    from tvlt_deploy.runtimes.onnxruntime import shared_library
+
+    library = shared_library()
+    if print_ort:
+        click.echo(str(library))
+    elif as_json:
+        _print_json({"onnxruntime": str(library), "python": sys.executable})
+    else:
+        click.echo(f"onnxruntime  {library}")
+        click.echo(f"python       {sys.executable}")

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,18 @@ def installed_packages() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def shared_library() -> Path:
+    """The library inside the installed package, which a C++ program can load.
+
+    Raises `EnvironmentLackError` for a build of the package that has none.
+    """
+    folder = Path(ort.__file__).parent / "capi"
+    found = sorted(folder.glob("libonnxruntime.so*"))
+    if not found:
+        raise EnvironmentLackError(f"{folder} holds no libonnxruntime.so", hint=_INSTALL)
+    return found[0]
 
 
 def _cuda_lacking(found: str) -> EnvironmentLackError:

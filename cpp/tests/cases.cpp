@@ -1,0 +1,134 @@
+#include "cases.hpp"
+
+#include <cmath>
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+
+namespace {
+
+const std::string data = TVLT_TEST_DATA;
+
+nlohmann::json read_cases() {
+    std::ifstream file(data + "/cases.json");
+    return nlohmann::json::parse(file);
+}
+
+template <typename T>
+std::vector<T> read_values(const nlohmann::json& array) {
+    std::ifstream file(data + "/" + array.at("file").get<std::string>(), std::ios::binary | std::ios::ate);
+    std::vector<T> values(static_cast<std::size_t>(file.tellg()) / sizeof(T));
+    file.seekg(0);
+    file.read(reinterpret_cast<char*>(values.data()), static_cast<std::streamsize>(values.size() * sizeof(T)));
+    if (!file) throw std::runtime_error("cannot read " + array.dump());
+    return values;
+}
+
+std::map<std::string, Array> read_arrays(const nlohmann::json& arrays) {
+    std::map<std::string, Array> read;
+    for (const auto& [name, array] : arrays.items()) read[name] = {array.at("shape"), read_values<float>(array)};
+    return read;
+}
+
+}  // namespace
+
+std::vector<Case> load_cases(const std::string& kind) {
+    std::vector<Case> cases;
+    const auto content = read_cases();
+    for (const auto& entry : content.at("cases").at(TVLT_LIBRARY).at(kind)) {
+        Case one;
+        one.name = entry.at("name");
+        one.bundle = entry.at("bundle");
+        one.tolerance = entry.at("tolerance");
+        if (entry.contains("inputs")) one.inputs = read_arrays(entry.at("inputs"));
+        if (entry.contains("frames"))
+            one.frames = {entry.at("frames").at("shape"), read_values<std::uint8_t>(entry.at("frames"))};
+        if (entry.contains("samples")) one.samples = read_values<float>(entry.at("samples"));
+        if (entry.contains("media")) one.media = data + "/" + entry.at("media").get<std::string>();
+        for (const auto& outputs : entry.at("outputs")) one.outputs.push_back(read_arrays(outputs));
+        entry.at("scores").get_to(one.scores);
+        cases.push_back(std::move(one));
+    }
+    return cases;
+}
+
+std::string bundle_path(const std::string& name) { return data + "/" + name; }
+
+tvlt_options test_options(tvlt_input input) {
+    static const auto cases = read_cases();
+    static const std::string onnxruntime = cases.at("onnxruntime"), python = cases.at("python");
+    auto options = tvlt::make<tvlt_options>();
+    options.input = input;
+    options.threads = 2;
+    options.onnxruntime = onnxruntime.c_str();
+    options.python = python.c_str();
+    return options;
+}
+
+tvlt_clip Case::clip() const {
+    auto clip = tvlt::make<tvlt_clip>();
+    if (!frames.values.empty()) {
+        clip.frames = frames.values.data();
+        clip.frames_size = frames.values.size();
+        clip.frame_count = frames.shape[0];
+        clip.height = frames.shape[1];
+        clip.width = frames.shape[2];
+    }
+    clip.samples = samples.data();
+    clip.sample_count = static_cast<std::int64_t>(samples.size());
+    clip.sampling_rate = 44100;
+    return clip;
+}
+
+std::vector<tvlt_tensor> Case::tensors() const {
+    std::vector<tvlt_tensor> tensors;
+    for (const auto& [input_name, array] : inputs) {
+        auto tensor = tvlt::make<tvlt_tensor>();
+        tensor.name = input_name.c_str();
+        tensor.rank = static_cast<std::uint32_t>(array.shape.size());
+        tensor.shape = array.shape.data();
+        tensor.data = array.values.data();
+        tensor.size = array.values.size() * sizeof(float);
+        tensors.push_back(tensor);
+    }
+    return tensors;
+}
+
+tvlt::Result Case::run(const tvlt::Session& session) const {
+    if (!inputs.empty()) return session.run(tensors());
+    if (media.empty()) return session.run(clip());
+    auto file = tvlt::make<tvlt_media>();
+    file.path = media.c_str();
+    return session.run(file);
+}
+
+bool Case::agrees(const tvlt::Result& result) const {
+    const auto near = [&](double found, double wanted) { return std::abs(found - wanted) <= tolerance; };
+    const auto rounded = [&](double found, double wanted) { return std::abs(found - wanted) <= tolerance + 1e-12; };
+    for (std::size_t clip = 0; clip < outputs.size(); ++clip) {
+        for (const auto& [output_name, wanted] : outputs[clip]) {
+            const auto found = result.output(clip, output_name.c_str());
+            if (std::vector<std::int64_t>(found.shape, found.shape + found.rank) != wanted.shape) return false;
+            if (found.size != wanted.values.size() * sizeof(float)) return false;
+            if (tolerance == 0 && std::memcmp(found.data, wanted.values.data(), found.size) != 0) return false;
+            for (std::size_t index = 0; index < wanted.values.size(); ++index)
+                if (!near(found.data[index], wanted.values[index])) return false;
+        }
+        if (scores.empty()) continue;
+        const auto answer = result.answer(clip);
+        if (answer.label_count != scores[clip].size()) return false;
+        double best = -1e300;
+        for (std::uint32_t label = 0; label < answer.label_count; ++label) {
+            if (!rounded(answer.scores[label], scores[clip].at(answer.labels[label]))) return false;
+            best = std::max(best, answer.scores[label]);
+        }
+        if (answer.score != best || !rounded(best, scores[clip].at(answer.label))) return false;
+    }
+    try {
+        result.output(outputs.size());
+        return false;  // more clips than were asked for
+    } catch (const tvlt::Error& error) {
+        return error.status() == TVLT_USAGE;
+    }
+}

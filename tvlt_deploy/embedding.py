@@ -1,0 +1,100 @@
+"""The Python side of `libtvlt_deploy_python`: a pipeline that takes a C caller's memory and gives plain values.
+
+`cpp/src/python_model.cpp` calls it; a Python program uses `tvlt_deploy.load`.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tvlt_deploy.errors import EnvironmentLackError, TvltError
+from tvlt_deploy.pipeline import Answer, load
+
+ClipView = tuple[memoryview | None, tuple[int, int, int], tuple[int, int], memoryview | None, int]
+"""Bytes of the frames, (frames, height, width), (bytes between frames, between rows), bytes of the samples, rate in Hz.
+
+None stands for an absent part."""
+TensorView = tuple[str, tuple[int, ...], memoryview]
+"""Name of the input, shape, bytes of float32."""
+MediaFile = tuple[str, str | None, float, float | None, bool]
+"""Media file, file of its sound, start and duration in seconds, whether a file read only in part is an error."""
+Scores = tuple[list[str], list[float], int]
+"""Labels, a score for each, index of the best."""
+Row = tuple[list[tuple[str, np.ndarray]], Scores | None]
+"""Of one clip: its outputs, contiguous float32, and its scores where the task has labels."""
+
+
+class EmbeddedPipeline:
+    """A pipeline behind the C functions. Nothing keeps a view of the caller's memory after a call."""
+
+    def __init__(
+        self,
+        bundle: str,
+        backend: str,
+        device: str,
+        precision: str | None,
+        threads: int | None,
+        trust_engine: str | None,
+    ) -> None:
+        self.pipeline = load(bundle, backend, device, precision, threads=threads, trust_engine=trust_engine)
+
+    def run_clips(self, clips: Sequence[ClipView]) -> list[Row]:
+        """As calling the pipeline; raises as it does."""
+        images: list[np.ndarray | None] = []
+        audio: list[np.ndarray | None] = []
+        wanted = rate = self.pipeline.processor.feature_extractor.sampling_rate
+        for frames, shape, strides, samples, sampling_rate in clips:
+            images.append(
+                None if frames is None else np.ndarray((*shape, 3), np.uint8, frames, strides=(*strides, 3, 1))
+            )
+            audio.append(None if samples is None else np.frombuffer(samples, np.float32))
+            if samples is not None and sampling_rate != wanted:
+                rate = sampling_rate  # which the pipeline refuses
+        outputs = self.pipeline(images, audio, rate)
+        return [self._row({name: np.asarray(v[index]) for name, v in outputs.items()}) for index in range(len(clips))]
+
+    def run_tensors(self, tensors: Sequence[TensorView]) -> list[Row]:
+        """As the runtime's `run`; raises as it does."""
+        feeds = {name: np.frombuffer(view, np.float32).reshape(shape) for name, shape, view in tensors}
+        outputs = self.pipeline.runtime.run(feeds)
+        batch = len(next(iter(outputs.values())))
+        return [self._row({name: values[index] for name, values in outputs.items()}) for index in range(batch)]
+
+    def run_media(self, media: Sequence[MediaFile]) -> list[Row]:
+        """As `tvlt_deploy.batch.answer_files`; the first file that cannot be answered raises its error."""
+        from tvlt_deploy.batch import answer_files
+
+        rows = []
+        for path, audio, start, duration, strict in media:
+            source = Path(path), None if audio is None else Path(audio)
+            for answer in answer_files(self.pipeline, [source], start=start, duration=duration, strict=strict):
+                if answer.error is not None:
+                    raise answer.error
+                rows.append(self._row(answer.outputs, answer.answer))
+        return rows
+
+    def _row(self, outputs: Mapping[str, np.ndarray], answer: Answer | None = None) -> Row:
+        if answer is None and self.pipeline.has_labels:
+            answer = self.pipeline.answers(next(iter(outputs.values()))[None])[0]
+        arrays = [(name, np.ascontiguousarray(values, np.float32)) for name, values in outputs.items()]
+        if answer is None:
+            return arrays, None
+        labels = list(answer.scores)
+        return arrays, (labels, list(answer.scores.values()), labels.index(answer.label))
+
+    def close(self) -> None:
+        """Close the pipeline."""
+        self.pipeline.close()
+
+
+def describe(error: BaseException) -> tuple[int, str]:
+    """The status and the text that a C caller gets for an exception: the exit code of the command, and its message."""
+    if isinstance(error, TvltError):
+        return error.exit_code, str(error)
+    if isinstance(error, OSError | ImportError | MemoryError):
+        return EnvironmentLackError.exit_code, f"{type(error).__name__}: {error}"
+    return TvltError.exit_code, "".join(traceback.format_exception(error))
