@@ -11,6 +11,7 @@ nothing is asserted. OpenVINO's int8 peer wants `pip install nncf`; without it t
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import os
 import statistics
@@ -50,11 +51,12 @@ CONFIGS = {
     "small": {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 768},
 }
 EAGER, NAIVE, OURS = "transformers eager", "plain ONNX export", "tvlt_deploy"
-OPENVINO, NNCF, OURS_FP32 = "plain export, OpenVINO bf16", "plain export, OpenVINO NNCF int8", "tvlt_deploy fp32"
+OPENVINO, OURS_FP32 = "plain export, OpenVINO bf16", "tvlt_deploy fp32"
+NNCF = {False: "plain export, NNCF int8", True: "plain export, NNCF int8 but attention"}
 NAMES = {
     "eager": EAGER,
     "naive": NAIVE,
-    "nncf": NNCF,
+    "nncf": NNCF[True],
     "fp32": OURS_FP32,
     "np": "transformers np",
     "pt": "transformers pt",
@@ -146,6 +148,18 @@ def naive_export(model: torch.nn.Module, feeds: dict[str, np.ndarray], path: Pat
     )
 
 
+def is_attention(node: openvino.Node) -> bool:
+    """Whether it multiplies two activations."""
+
+    def constant(value: openvino.Node) -> bool:
+        kind = value.get_type_name()
+        return kind == "Constant" or (
+            kind in ("Convert", "Reshape", "Transpose") and constant(value.input_value(0).node)
+        )
+
+    return node.get_type_name() == "MatMul" and not any(constant(node.input_value(side).node) for side in (0, 1))
+
+
 class Peers:
     """Every contender, ready to answer."""
 
@@ -196,8 +210,11 @@ class Peers:
 
         return run
 
-    def nncf(self) -> openvino.Model | None:
-        """The plain export quantized as NNCF's manual says for a transformer; None without NNCF."""
+    def nncf(self, keep_attention: bool) -> openvino.Model | None:
+        """The plain export quantized as NNCF's manual says for a transformer; None without NNCF.
+
+        keep_attention: leave the products of two activations as they are, as ours does.
+        """
         try:
             import nncf
         except ImportError:
@@ -205,7 +222,14 @@ class Peers:
             return None
         say("quantizing the plain export with NNCF")
         model, dataset = openvino.Core().read_model(self.naive), nncf.Dataset(self.clips)
-        return nncf.quantize(model, dataset, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(self.clips))
+        kept = [node.get_friendly_name() for node in model.get_ops() if is_attention(node)] if keep_attention else []
+        return nncf.quantize(
+            model,
+            dataset,
+            model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=len(self.clips),
+            ignored_scope=nncf.IgnoredScope(names=kept),
+        )
 
     def half(self, workload: Workload) -> Calls:
         """bf16: the plain export on OpenVINO against ours."""
@@ -219,10 +243,10 @@ class Peers:
         feeds, eager = self.feeds(workload, "np"), self.model_only(workload)[EAGER]
         ours = tvlt_deploy.load(self.bundle, "openvino", precision="int8", threads=self.threads).runtime
         calls: Calls = {EAGER: eager, OURS: lambda: ours.run(feeds)["logits"]}
-        model = self.nncf()
-        if model is not None:
-            plain = self.openvino(model, "bf16")
-            calls[NNCF] = lambda: plain(feeds)
+        for keep_attention, name in NNCF.items():
+            model = self.nncf(keep_attention)
+            if model is not None:
+                calls[name] = functools.partial(self.openvino(model, "bf16"), feeds)
         return calls
 
     def quantized_onnxruntime(self, workload: Workload) -> Calls:
