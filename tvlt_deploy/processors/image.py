@@ -283,6 +283,10 @@ class TvltImageProcessor(Part):
             values = values / self.rescale_factor
         return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
+    def level_table(self) -> NDArray[np.float32]:
+        """What each level 0..255 of an 8-bit frame becomes when it is rescaled and normalised: (3, 256) float32."""
+        return self._table(unit=False)
+
     def _table(self, unit: bool) -> NDArray[np.float32]:
         """What each level 0..255 of each channel becomes: (3, 256)."""
         return _level_table(

@@ -13,8 +13,10 @@ from tvlt_deploy.processors.mel import mel_filter_bank
 
 _CHUNK = 64  # frames worked on at once: their buffers (about 1 MB) stay in a core's cache
 _BAND = 16  # mel filters per matrix product: neighbours share a narrow range of bins, the rest of the bank is zeros
-_FLOOR = 1e-10  # least mel power
-_DYNAMIC_RANGE = 1e-8  # 80 dB below the loudest value of the clip
+LEAST_POWER = 1e-10
+"""Mel power below this counts as this."""
+DYNAMIC_RANGE = 1e-8
+"""The least share of the clip's loudest mel power that counts: 80 dB."""
 
 _Band = tuple[int, int, int, int, NDArray[np.float32]]
 
@@ -37,7 +39,7 @@ def _bands(filters: int, n_fft: int, sampling_rate: int) -> tuple[_Band, ...]:
 
 
 @functools.lru_cache(maxsize=8)
-def _window(n_fft: int) -> NDArray[np.float64]:
+def hann_window(n_fft: int) -> NDArray[np.float64]:
     """The periodic Hann window."""
     return np.hanning(n_fft + 1)[:-1]
 
@@ -91,7 +93,7 @@ class LogMel:
             kept = max(0, min(len(chunk), len(power) - start))
             power[start : start + kept] = chunk[:kept]
         # clip((10 log10(power) - 20) / 40, -2, 0) + 1
-        np.maximum(power, np.float32(max(_FLOOR, loudest * _DYNAMIC_RANGE)), out=power)
+        np.maximum(power, np.float32(max(LEAST_POWER, loudest * DYNAMIC_RANGE)), out=power)
         np.log10(power, out=power)
         power *= np.float32(0.25)
         power += np.float32(0.5)
@@ -107,7 +109,7 @@ class LogMel:
         samples = cut(wave, first, first + (count - 1) * hop + n_fft).astype(np.float64)
         step = samples.itemsize
         views = np.ndarray((count, n_fft), np.float64, samples, strides=(hop * step, step))
-        spectrum = scipy.fft.rfft(views * _window(n_fft), overwrite_x=True).astype(np.complex64)
+        spectrum = scipy.fft.rfft(views * hann_window(n_fft), overwrite_x=True).astype(np.complex64)
         squares = spectrum.view(np.float32)
         np.square(squares, out=squares)
         power = np.empty((count, self.filters), dtype=np.float32)
