@@ -1,8 +1,11 @@
 """Sound to `audio_values` inside a graph, within 5e-5 of `tvlt_deploy.processors.TvltFeatureExtractor`.
 
 No engine but ONNX Runtime takes the operators DFT and STFT as this wants them, so the transform is two matrix products:
-Cooley and Tukey's step for n_fft = a * b, with transforms of a and b samples written out. What it computes in must be
-float32 throughout: in TF32 or half precision, quiet filters beside a loud tone are lost.
+Cooley and Tukey's step for n_fft = a * b, with transforms of a and b samples written out.
+
+Features reach 80 dB below the loudest, where the rounding of plain float32 sums beside a pure tone is off by up to
+1.5e-4. So the sound is scaled to whole numbers of a few bits and a small rest, and the products of the whole numbers
+with the upper bits of the transform are sums that float32 holds exactly. TF32 and half precision do not.
 """
 
 from __future__ import annotations
@@ -16,6 +19,11 @@ from tvlt_deploy.errors import UsageError
 from tvlt_deploy.exporters.operators import Operators
 from tvlt_deploy.processors import TvltFeatureExtractor
 from tvlt_deploy.processors.spectrogram import DYNAMIC_RANGE, LEAST_POWER, hann_window
+
+LARGEST = 256.0
+"""What the loudest sample is scaled to."""
+QUIETEST_PEAK = np.float32(1e-15)
+"""Sound that stays below this is far below the least power that counts."""
 
 
 def check_feature_extractor(extractor: TvltFeatureExtractor) -> None:
@@ -39,13 +47,18 @@ def write_audio_graph(
     check_feature_extractor(extractor)
     hop, n_fft = extractor.hop_length, extractor.n_fft
     samples = op.size(waveform, 0)
+    with op.stage("scale"):
+        peak = op.ReduceMax(op.Abs(op.Concat(waveform, np.full(1, QUIETEST_PEAK), axis=0)), keepdims=0)
+        waveform = op.Mul(waveform, op.Div(LARGEST, peak))
     with op.stage("frames"):
         hops = op.Div(samples, hop)  # the last of the 1 + hops frames counts for the loudest value alone
         frames = _frames(op, _mirrored(op, waveform, samples, n_fft // 2), op.Add(hops, 1), hop, n_fft)
     with op.stage("spectrum"):
         power, bins = _power(op, op.Mul(frames, hann_window(n_fft).astype(np.float32)), n_fft)
     with op.stage("mel"):
+        gain = op.Mul(peak, 1 / LARGEST)
         mel = op.MatMul(power, extractor.mel_filters.T[bins].astype(np.float32))
+        mel = op.Mul(mel, op.Mul(gain, gain))
     with op.stage("decibel"):
         rows = op.Min(hops, extractor.max_rows)
         floor = op.Max(op.Mul(op.ReduceMax(mel, keepdims=0), DYNAMIC_RANGE), LEAST_POWER)
@@ -92,18 +105,35 @@ def _power(op: Operators, frames: ir.Value, n_fft: int) -> tuple[ir.Value, np.nd
     a = n_fft // b
     k1, n2, k2 = np.arange(a), np.arange(b), np.arange(b // 2)
     turn = lambda left, right, size: -2 * np.pi * (np.outer(left, right) % size) / size  # noqa: E731
-    single = lambda array: array.astype(np.float32)  # noqa: E731
     angles = turn(k1, k1, a)
-    parts = op.MatMul(single(np.concatenate([np.cos(angles), np.sin(angles)])), op.Reshape(frames, [-1, a, b]))
+    split = op.Reshape(frames, [-1, a, b])
+    parts = _product(op, np.concatenate([np.cos(angles), np.sin(angles)]), split, 1.0)
     real, imaginary = op.Slice(parts, [0], [a], [1]), op.Slice(parts, [a], [2 * a], [1])
-    cos, sin = (single(part(turn(k1, n2, n_fft))) for part in (np.cos, np.sin))
+    cos, sin = (part(turn(k1, n2, n_fft)).astype(np.float32) for part in (np.cos, np.sin))
     twiddled = op.Concat(
         op.Sub(op.Mul(real, cos), op.Mul(imaginary, sin)),
         op.Add(op.Mul(real, sin), op.Mul(imaginary, cos)),
         axis=2,
     )
     cos, sin = (part(turn(n2, k2, b)) for part in (np.cos, np.sin))
-    spectrum = op.MatMul(twiddled, single(np.block([[cos, sin], [-sin, cos]])))
+    spectrum = _product(op, twiddled, np.block([[cos, sin], [-sin, cos]]), float(a))
     squares = op.Mul(spectrum, spectrum)
     power = op.Add(op.Slice(squares, [0], [b // 2], [2]), op.Slice(squares, [b // 2], [b], [2]))
     return op.Reshape(power, [-1, n_fft // 2]), (k1[:, None] + a * k2).reshape(-1)
+
+
+def _product(op: Operators, left: ir.Value | np.ndarray, right: ir.Value | np.ndarray, step: float) -> ir.Value:
+    """left @ right, one of which is a constant of float64 in [-1, 1]; `step` is that of the coarse part of the other.
+
+    The other one's coarse part is at most 256 steps, so that the sum of its products with the constant's upper eight
+    bits is exact. The two small products that complete it are rounded as much finer as they are smaller.
+    """
+    matrix, values = (left, right) if isinstance(left, np.ndarray) else (right, left)
+    assert isinstance(matrix, np.ndarray)
+    coarse = op.Mul(op.Round(op.Mul(values, 1 / step)), step) if step != 1 else op.Round(values)
+    upper = np.round(matrix * 256) / 256
+    exact, lower, rest = (
+        op.MatMul(part.astype(np.float32), x) if matrix is left else op.MatMul(x, part.astype(np.float32))
+        for x, part in ((coarse, upper), (coarse, matrix - upper), (op.Sub(values, coarse), matrix))
+    )
+    return op.Add(exact, op.Add(lower, rest))
