@@ -34,6 +34,8 @@ ONNXRUNTIME_CPU_FORM = "onnxruntime-cpu"
 """With ONNX Runtime's fused attention: faster there, and memory linear in the number of tokens."""
 FP16_TWIN_FORM = "fp16-twin"
 """A quantized graph that computes in fp16 around its int8 or fp8 products: engines on a GPU."""
+FUSED_FORM = "fused"
+"""The standard form with pre-processing in front: frames and sound to answers, one clip a call, fp32 only."""
 
 NOT_RUN = {"verdict": "not run"}
 
@@ -264,7 +266,9 @@ class Bundle:
         held = ", ".join(f"{variant.precision} ({variant.form})" for variant in self.variants) or "none"
         raise UsageError(
             f"{self.directory} holds no {precision} graph in the {form} form; it holds {held}",
-            hint="tvlt-deploy quantize BUNDLE --clips DIR adds it"
+            hint="tvlt-deploy fuse BUNDLE adds it"
+            if (precision, form) == ("fp32", FUSED_FORM)
+            else "tvlt-deploy quantize BUNDLE --clips DIR adds it"
             if precision in QUANTIZED
             else f"export again with --precision {precision}",
         )
@@ -342,27 +346,43 @@ class Bundle:
                 digest = sha256_of(temporary)
             self._change(add)
 
-    def replace_precisions(self, stage: Bundle, precisions: Iterable[str], entries: Mapping[str, Any]) -> None:
-        """Move the graphs of `precisions` out of a staged bundle into this one, in place of those that stand here.
+    @contextlib.contextmanager
+    def staging(self, names: Iterable[str]) -> Iterator[Path]:
+        """A directory inside the bundle that holds its files `names` and takes new ones; removed in the end."""
+        stage = Path(tempfile.mkdtemp(prefix=".staged.", dir=self.directory))
+        try:
+            for name in names:
+                try:
+                    os.link(self.path(name), stage / name)
+                except OSError:  # a file system without links
+                    shutil.copy2(self.path(name), stage / name)
+            yield stage
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
 
-        stage: a bundle on the same file system; a precision that it lacks is removed here, and so are engines built
-        from graphs that go. entries: become top-level entries of the manifest. At every moment the manifest describes
-        what stands there: old graphs leave it before their files go, new ones enter it after theirs came. On failure
-        everything is put back.
+    def replace_graphs(
+        self, stage: Bundle, directories: Iterable[str], entries: Mapping[str, Any] | None = None
+    ) -> None:
+        """Move directories of graphs out of a staged bundle into this one, in place of those that stand here.
+
+        stage: a bundle on the same file system; a directory that it lacks is removed here, engines and all. entries:
+        become top-level entries of the manifest. At every moment the manifest describes what stands there: old graphs
+        leave it before their files go, new ones enter it after theirs came. On failure everything is put back.
         """
-        names = tuple(precisions)
+        names, added = tuple(directories), dict(entries or {})
+
+        def goes(entry: Mapping[str, Any]) -> bool:
+            return PurePosixPath(entry["path"]).parts[0] in names
 
         def drop(manifest: dict[str, Any]) -> None:
-            for entry in manifest["variants"]:
-                if entry["precision"] in names:
-                    for file in entry["files"]:
-                        manifest["files"].pop(file, None)
-            for entry in manifest["engines"]:
-                if entry["precision"] in names:
-                    manifest["files"].pop(entry["path"], None)
+            for entry in filter(goes, manifest["variants"]):
+                for file in entry["files"]:
+                    manifest["files"].pop(file, None)
+            for entry in filter(goes, manifest["engines"]):
+                manifest["files"].pop(entry["path"], None)
             for kind in ("variants", "engines"):
-                manifest[kind] = [entry for entry in manifest[kind] if entry["precision"] not in names]
-            for entry in entries:
+                manifest[kind] = [entry for entry in manifest[kind] if not goes(entry)]
+            for entry in added:
                 manifest.pop(entry, None)
 
         def add(manifest: dict[str, Any]) -> None:
@@ -370,7 +390,7 @@ class Bundle:
                 manifest["variants"].append(entry)
                 manifest["files"] |= {file: stage.manifest["files"][file] for file in entry["files"]}
             manifest["files"] = dict(sorted(manifest["files"].items()))
-            manifest.update(entries)
+            manifest.update(added)
 
         with self._locked():
             retired = Path(tempfile.mkdtemp(prefix=".retired.", dir=self.directory))
@@ -381,8 +401,9 @@ class Bundle:
                 self._move(names, stage.directory, self.directory)
                 self._change(add)
             except BaseException:
+                stood = {PurePosixPath(entry["path"]).parts[0] for entry in before["variants"]}
                 for name in names:
-                    if (retired / name).exists() or not any(v["precision"] == name for v in before["variants"]):
+                    if (retired / name).exists() or name not in stood:
                         shutil.rmtree(self.directory / name, ignore_errors=True)
                 self._move(names, retired, self.directory)
                 write_json(self.directory / MANIFEST_FILE, before)

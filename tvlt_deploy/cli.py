@@ -234,6 +234,7 @@ def init_checkpoint(
 @click.option("--task", type=click.Choice(list(TASKS)), help="Default: what the checkpoint names.")
 @_precisions
 @click.option("--opset", type=int, help="ONNX operator set; default 20.")
+@click.option("--fused", is_flag=True, help="Add a graph with pre-processing in front, for hosts without Python.")
 @click.option("--no-weights", is_flag=True, help="Leave model.safetensors out of the bundle.")
 @click.option("--no-verify", is_flag=True, help="Do not measure against the reference.")
 @click.option("--force", is_flag=True, help="Replace a bundle that stands there.")
@@ -247,6 +248,7 @@ def export(
     task: str | None,
     precisions: tuple[str, ...],
     opset: int | None,
+    fused: bool,
     no_weights: bool,
     no_verify: bool,
     force: bool,
@@ -275,6 +277,7 @@ def export(
         task=task,
         precisions=precisions or (DEFAULT_PRECISION,),
         opset=opset,
+        fused=fused,
         weights=not no_weights,
         verify=not no_verify,
         force=force,
@@ -322,6 +325,28 @@ def convert(
     click.echo(f"wrote {config.architectures[0]} ({config.original_kind}) to {directory}")
     if config.classifier_pooler:
         click.echo("transformers has no class for this classifier and refuses it; tvlt-deploy export takes it")
+
+
+@_command
+@_bundle
+@_threads
+@click.option("--no-verify", is_flag=True, help="Do not measure against the reference.")
+@_json
+def fuse(bundle: Path, threads: int | None, no_verify: bool, as_json: bool, progress: Progress) -> None:
+    """Add to BUNDLE a graph that takes raw frames and sound: pre-processing and the fp32 model in one.
+
+    Example: tvlt-deploy fuse bundle
+    """
+    try:
+        from tvlt_deploy.exporters.fused import fuse as add
+    except ImportError as error:
+        raise EnvironmentLackError(
+            f"fusing needs {error.name}, which is not installed", hint="pip install 'tvlt-deploy[export,cpu]'"
+        ) from error
+
+    made = add(bundle, verify=not no_verify, threads=threads, progress=progress)
+    progress.done()
+    _show_bundle(made, as_json)
 
 
 @_command

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tvlt_deploy.bundle import ONNXRUNTIME_CPU_FORM, STANDARD_FORM, Bundle, Variant
+from tvlt_deploy.bundle import FUSED_FORM, ONNXRUNTIME_CPU_FORM, STANDARD_FORM, Bundle, Variant
 from tvlt_deploy.errors import EnvironmentLackError, UsageError
 from tvlt_deploy.parity import Case, Feeds, Outputs, Progress, deviation, fidelity_cases
 from tvlt_deploy.runtimes import DEFAULT_BACKEND, check_pair, held_precisions
@@ -150,7 +150,8 @@ def _variants(bundle: Bundle, precisions: Sequence[str] | None) -> Iterator[Vari
     for precision in precisions or held_precisions(bundle, DEFAULT_BACKEND):
         check_pair(DEFAULT_BACKEND, "cpu", precision)
         bundle.variant(precision)  # raises, naming what there is
-        yield from (v for v in bundle.variants if v.precision == precision and v.path != bundle.variant("fp32").path)
+        exact = bundle.variant("fp32")
+        yield from (v for v in bundle.variants if v.precision == precision and v.form != FUSED_FORM and v != exact)
 
 
 def _exact(bundle: Bundle, variant: Variant, form: str = STANDARD_FORM) -> Graph:

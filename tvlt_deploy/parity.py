@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from tvlt_deploy.bundle import NOT_RUN, Bundle
+from tvlt_deploy.bundle import FUSED_FORM, NOT_RUN, Bundle
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import EnvironmentLackError, UsageError, VerdictError
+from tvlt_deploy.media import SAMPLING_RATE
 from tvlt_deploy.noise import masking_noise
+from tvlt_deploy.processors import TvltProcessor
 from tvlt_deploy.runtimes import (
     AUTO,
     BACKENDS,
@@ -171,6 +173,43 @@ def fidelity_cases(task: Task, config: TvltConfig) -> Iterator[Case]:
     }
     for name, feeds in batches.items():
         yield Case(name, add_noise(task, config, feeds))
+
+
+@dataclass(frozen=True)
+class RawCase:
+    """A named clip for the fused graph; see `tvlt_deploy.tasks.RAW_INPUTS`. An absent part is None."""
+
+    name: str
+    frames: np.ndarray | None
+    waveform: np.ndarray | None
+
+
+def raw_cases(config: TvltConfig, hop: int, rows: int) -> Iterator[RawCase]:
+    """Frames of many sizes and sounds of many lengths and kinds, for a spectrogram of `rows` rows of `hop` samples."""
+    random = np.random.default_rng(31)
+
+    def picture(frames: int, height: int, width: int) -> np.ndarray:
+        slope = np.linspace(0, 255, width)[:, None] * random.uniform(0, 1, (frames, height, 1, 3))
+        noise = random.uniform(0, 255, (frames, height, width, 3)) * random.uniform(0, 1)
+        return np.clip(slope + noise, 0, 255).astype(np.uint8)
+
+    def sound(samples: int) -> np.ndarray:
+        time = np.arange(samples) / SAMPLING_RATE
+        tones = sum(np.sin(2 * np.pi * hertz * time) for hertz in random.uniform(50, 15000, 3)) / 8
+        hiss = random.uniform(0, 0.2) * random.normal(size=samples)
+        wave: np.ndarray = (tones + hiss * np.cos(9 * time)).astype(np.float32)
+        return wave
+
+    middle = hop * max(1, min(rows, 430)) + hop // 3
+    most = config.num_frames
+    yield RawCase("one pixel, shortest sound", picture(1, 1, 1), sound(hop))
+    yield RawCase("most frames, longest sound", picture(most, 90, 160), sound(hop * rows + 5 * hop))
+    yield RawCase("landscape", picture(max(1, most // 2), 361, 641), sound(middle))
+    yield RawCase("portrait, sound of less than a frame", picture(1, 233, 97), sound(2 * hop + 1))
+    yield RawCase("the model's own size, a tone", picture(1, *config.image_shape), 0.5 * np.sin(np.arange(middle) / 9))
+    yield RawCase("silence", picture(min(2, most), 48, 64), np.zeros(middle, np.float32))
+    yield RawCase("no sound", picture(most, 120, 90), None)
+    yield RawCase("no picture", None, sound(middle))
 
 
 # Verdicts ------------------------------------------------------------------------------------------------------------
@@ -350,6 +389,39 @@ def _invariants(
             yield Row(check, name, max_difference(valid(output), other) / scale[name], limits.invariant)
 
 
+def _raw_answers(bundle: Bundle, reference: Runtime, progress: Progress) -> tuple[list[RawCase], list[Outputs]]:
+    """Raw clips, and what processors and reference say of them."""
+    from tvlt_deploy.pipeline import Pipeline  # which chooses backends with this module
+
+    processor = TvltProcessor.from_pretrained(bundle.directory)
+    extractor = processor.feature_extractor
+    cases = list(raw_cases(bundle.config, extractor.hop_length, extractor.max_rows))
+    pipeline = Pipeline(bundle, reference, processor)
+    answers: list[Outputs] = []
+    for index, case in enumerate(cases, 1):
+        progress(f"reference, raw clip {index}/{len(cases)}: {case.name}")
+        outputs = pipeline([case.frames], [case.waveform], extractor.sampling_rate)
+        answers.append({name: np.asarray(values[0])[None] for name, values in outputs.items()})
+    return cases, answers
+
+
+def _fused_rows(
+    bundle: Bundle, cases: Sequence[RawCase], wanted: Sequence[Outputs], threads: int | None, progress: Progress
+) -> Iterator[Row]:
+    """Rows for the fused graph: fidelity on raw clips, and the same answer to the same clip."""
+    from tvlt_deploy.runtimes.onnxruntime import open_fused
+
+    with open_fused(bundle, threads) as runtime:
+        found = []
+        for index, case in enumerate(cases, 1):
+            progress(f"fused graph {index}/{len(cases)}: {case.name}")
+            found.append(runtime.run(case.frames, case.waveform))
+        again = runtime.run(cases[-1].frames, cases[-1].waveform)
+    yield from fidelity(bundle.task, bundle.config, TOLERANCES["fp32"], found, wanted)
+    for name in bundle.task.output_names:
+        yield Row("same call twice", name, max_difference(again[name], found[-1][name]), 0.0)
+
+
 @dataclass(frozen=True)
 class _Target:
     """What is verified: a graph of the bundle on a backend, or (without a path) the torch model."""
@@ -397,7 +469,7 @@ def _targets(bundle: Bundle, backend: str, precision: str, device: str) -> Itera
     """What one backend runs in one precision: ONNX Runtime every form of the graph, the others the one they read."""
     if backend == "onnxruntime":
         for variant in bundle.variants:
-            if variant.precision == precision:
+            if variant.precision == precision and (variant.form != FUSED_FORM or device == "cpu"):
                 yield _Target(backend, device, precision, variant.form, variant.path, {"form": variant.form})
     else:
         yield _Target(backend, device, precision)
@@ -461,10 +533,16 @@ def verify(
         for index, case in enumerate(cases, 1):
             progress(f"reference {index}/{len(cases)}: {case.name}")
             wanted.append(reference.run(case.feeds))
+        raw = _raw_answers(opened, reference, progress) if any(t.form == FUSED_FORM for t in targets) else ([], [])
     scale = {name: deviation(wanted, name) for name in task.output_names}
     report = Report(str(opened.directory), task.name, [])
     for target in targets:
         verdict = Verdict(target.backend, target.device, target.precision, target.form, target.path)
+        report.verdicts.append(verdict)
+        if target.form == FUSED_FORM:
+            verdict.rows.extend(_fused_rows(opened, *raw, threads, progress))
+            _record(opened, verdict)
+            continue
         limits = TOLERANCES[target.precision]
         options = {**target.options, "threads": threads}
         if target.backend in ENGINE_BACKENDS:
@@ -481,8 +559,12 @@ def verify(
         if target.precision == "fp16" and target.path is not None:
             progress(f"{verdict.name}: range")
             verdict.rows.append(_range_row(opened.path(target.path), cases, threads))
-        report.verdicts.append(verdict)
-        kept = target.device == "cpu" or target.backend in ENGINE_BACKENDS
-        if verdict.path is not None and kept and os.access(opened.directory, os.W_OK):
-            opened.record_parity(verdict.path, verdict.to_dict())
+        _record(opened, verdict)
     return report
+
+
+def _record(bundle: Bundle, verdict: Verdict) -> None:
+    """Write the verdict of a CPU graph or of an engine into the manifest, where that can be written."""
+    kept = verdict.device == "cpu" or verdict.backend in ENGINE_BACKENDS
+    if verdict.path is not None and kept and os.access(bundle.directory, os.W_OK):
+        bundle.record_parity(verdict.path, verdict.to_dict())

@@ -25,6 +25,13 @@ class TensorSpec:
     shape: tuple[Axis, ...]
 
 
+RAW_INPUTS: Mapping[str, TensorSpec] = {
+    "frames": TensorSpec("uint8", (FRAMES, "height", "width", 3)),
+    "waveform": TensorSpec("float32", ("samples",)),
+}
+"""Inputs of the fused graph: RGB frames of one size, and mono sound at 44100 Hz. No frames or samples: absent."""
+
+
 @dataclass(frozen=True)
 class Tolerance:
     """Limits on the difference from the reference, for one precision (see `tvlt_deploy.parity`).

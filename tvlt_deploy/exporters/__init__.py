@@ -97,6 +97,7 @@ def export(
     precisions: Sequence[str] = ("fp32",),
     opset: int | None = None,
     weights: bool = True,
+    fused: bool = False,
     verify: bool = True,
     force: bool = False,
     labels: Sequence[str] | None = None,
@@ -114,6 +115,7 @@ def export(
         of a file.
     precisions: of `fp32`, `fp16` and `bf16`, each with a graph of its own; inputs and outputs are float32 in all.
     weights: keep `model.safetensors` in the bundle (the `torch` backend and later verification need it).
+    fused: add a graph with pre-processing in front (`tvlt_deploy.exporters.fused`); it needs fp32 among the precisions.
     verify: run the verdicts and invariants of `tvlt_deploy.parity` on every graph; a miss raises `VerdictError` and
         leaves no bundle. bf16 runs on OpenVINO; without it, that graph's verdict stays "not run".
     force: replace a bundle that stands there.
@@ -129,6 +131,7 @@ def export(
         import onnx as onnx_package
         import torch
 
+        from tvlt_deploy.exporters import fused as fusing
         from tvlt_deploy.exporters import graph, onnx, precision
         from tvlt_deploy.reference.original import OriginalCheckpoint
         from tvlt_deploy.reference.weights import checkpoint_path, load_model, read_config
@@ -140,6 +143,8 @@ def export(
     _check_precisions(precisions)
     target = Path(bundle)
     _check_target(target, Path(checkpoint), force)
+    if fused and "fp32" not in precisions:
+        raise UsageError("the fused graph is fp32, which is not exported", hint="add --precision fp32")
     opset = onnx.DEFAULT_OPSET if opset is None else opset
     onnx.check_opset(opset)
     named = None if task is None else get_task(task)
@@ -151,6 +156,8 @@ def export(
         chosen = named
     else:
         chosen = default_task(read_config(checkpoint)) if original is None else get_task(original.default_task)
+    if fused:
+        fusing.check_task(chosen)
 
     progress(f"loading {checkpoint} for {chosen.name}")
     model = load_model(checkpoint, chosen.name) if original is None else original.load(chosen.name)
@@ -186,6 +193,8 @@ def export(
                 variants.append(Variant(name, form, path, (path, f"{name}/{onnx.WEIGHTS_FILE}"), opset, NOT_RUN))
         del graphs, traced, model
         write_manifest(stage, chosen, config, variants, receipts)
+        if fused:
+            fusing.fuse(stage, verify=False, progress=progress)
         if verify:
             from tvlt_deploy.parity import verify as run_verify
 

@@ -36,9 +36,7 @@ def check_feature_extractor(extractor: TvltFeatureExtractor) -> None:
         )
 
 
-def write_audio_graph(
-    op: Operators, waveform: ir.Value, extractor: TvltFeatureExtractor
-) -> tuple[ir.Value, ir.Value]:
+def write_audio_graph(op: Operators, waveform: ir.Value, extractor: TvltFeatureExtractor) -> tuple[ir.Value, ir.Value]:
     """The log-mel spectrogram of a waveform (samples,) float32 of any length.
 
     Returns `audio_values` (1, 1, rows, filters) float32, padded to whole patches, and the number of rows that are

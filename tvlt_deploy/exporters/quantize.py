@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -107,7 +105,12 @@ def quantize(
     opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
     for form in (STANDARD_FORM, ONNXRUNTIME_CPU_FORM):
         opened.check(opened.variant("fp32", form).files)
-    with _stage(opened) as stage:
+    if not opened.has_weights:
+        raise UsageError(
+            f"{opened.directory} was exported without weights, which calibration needs",
+            hint="export again without --no-weights",
+        )
+    with opened.staging((CONFIG_FILE, WEIGHTS_FILE)) as stage:
         progress(f"loading {opened.directory}")
         with _open(opened, threads, clips, evaluation) as (runtime, pipeline):
             assert runtime.model is not None
@@ -152,7 +155,7 @@ def quantize(
                 stage, backends=(DEFAULT_BACKEND,), precisions=("int8",), threads=threads, progress=progress
             )
             report.raise_on_failure()
-        opened.replace_precisions(Bundle(stage), QUANTIZED, {"calibration": receipt})
+        opened.replace_graphs(Bundle(stage), QUANTIZED, {"calibration": receipt})
     return opened
 
 
@@ -242,26 +245,6 @@ def _clips_receipt(source: Source, held_out: Source | None, progress: Progress) 
 
 
 # Files ---------------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _stage(bundle: Bundle) -> Iterator[Path]:
-    """A directory inside the bundle with what a bundle needs to be verified, removed in the end."""
-    if not bundle.has_weights:
-        raise UsageError(
-            f"{bundle.directory} was exported without weights, which calibration needs",
-            hint="export again without --no-weights",
-        )
-    stage = Path(tempfile.mkdtemp(prefix=".quantize.", dir=bundle.directory))
-    try:
-        for name in (CONFIG_FILE, WEIGHTS_FILE):
-            try:
-                os.link(bundle.path(name), stage / name)
-            except OSError:  # a file system without links
-                shutil.copy2(bundle.path(name), stage / name)
-        yield stage
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
 
 
 def _write(

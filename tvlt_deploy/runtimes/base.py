@@ -52,7 +52,8 @@ class Closing:
         self.close()
 
 
-def _shape_text(spec: TensorSpec) -> str:
+def shape_text(spec: TensorSpec) -> str:
+    """`(batch, frames, 3, 224, 224)`."""
     return f"({', '.join(str(axis) for axis in spec.shape)})"
 
 
@@ -80,7 +81,7 @@ def check_feeds(
         shape = arrays[name].shape
         fixed = [size for size, axis in zip(shape, spec.shape, strict=False) if not isinstance(axis, str)]
         if len(shape) != len(spec.shape) or fixed != [axis for axis in spec.shape if not isinstance(axis, str)]:
-            raise InputError(f"{name} has shape {shape}; wanted {_shape_text(spec)}")
+            raise InputError(f"{name} has shape {shape}; wanted {shape_text(spec)}")
     batch, frames = arrays["pixel_values"].shape[:2]
     rows = arrays["audio_values"].shape[2]
     if batch < 1:
@@ -98,5 +99,5 @@ def check_feeds(
     for name, spec in inputs.items():
         wanted = tuple(sizes[axis] if isinstance(axis, str) else axis for axis in spec.shape)
         if arrays[name].shape != wanted:
-            raise InputError(f"{name} has shape {arrays[name].shape}; wanted {_shape_text(spec)} = {wanted}")
+            raise InputError(f"{name} has shape {arrays[name].shape}; wanted {shape_text(spec)} = {wanted}")
     return arrays

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tvlt_deploy.bundle import FP16_TWIN_FORM, ONNXRUNTIME_CPU_FORM, STANDARD_FORM, Bundle
+from tvlt_deploy.bundle import FP16_TWIN_FORM, FUSED_FORM, ONNXRUNTIME_CPU_FORM, STANDARD_FORM, Bundle, Variant
 from tvlt_deploy.cache import bundle_cache
 from tvlt_deploy.errors import BundleError, EnvironmentLackError, InputError, UsageError
 from tvlt_deploy.profiles import axis_sizes, shape_of
-from tvlt_deploy.runtimes.base import Closing, check_feeds
+from tvlt_deploy.runtimes.base import Closing, check_feeds, shape_text
+from tvlt_deploy.tasks import RAW_INPUTS
 
 _INSTALL = "pip install 'tvlt-deploy[cpu]', or 'tvlt-deploy[gpu]' for CUDA; never both in one environment"
 
@@ -268,17 +270,25 @@ def _open(
         forms = {variant.form for variant in bundle.variants if variant.precision == precision}
         suited = ONNXRUNTIME_CPU_FORM if on_cpu else FP16_TWIN_FORM
         form = suited if suited in forms else STANDARD_FORM
-    variant = bundle.variant(precision, form)
+    if form == FUSED_FORM:
+        raise UsageError("the fused graph takes frames and sound", hint="open it with open_fused")
+    session = _session(bundle, bundle.variant(precision, form), _providers(bundle, device, name, cuda_graphs), threads)
+    return OnnxRuntime(bundle, session, device, precision, cuda_graphs)
+
+
+def _session(bundle: Bundle, variant: Variant, providers: list[Any], threads: int | None) -> ort.InferenceSession:
+    """A session on the first of `providers`, and on no other in its place."""
+    name = providers[0] if isinstance(providers[0], str) else providers[0][0]
     bundle.check(variant.files)
     try:
         session = ort.InferenceSession(
             str(bundle.path(variant.path)),
             sess_options=_session_options(threads),
-            providers=_providers(bundle, device, name, cuda_graphs),
+            providers=providers,
             enable_fallback=0,  # or a provider that fails later is exchanged for another without a word
         )
     except Exception as error:  # onnxruntime's exceptions share no base class
-        if not on_cpu and ("CUDA" in str(error) or name in str(error)):
+        if name != CPU_PROVIDER and ("CUDA" in str(error) or name in str(error)):
             raise _cuda_lacking(f"the {name.removesuffix('ExecutionProvider')} provider failed: {error}") from error
         raise BundleError(
             f"ONNX Runtime {ort.__version__} cannot load {bundle.path(variant.path)}: {error}",
@@ -286,4 +296,59 @@ def _open(
         ) from error
     if session.get_providers()[0] != name:
         raise _cuda_lacking(f"the session runs on {session.get_providers()[0]}")
-    return OnnxRuntime(bundle, session, device, precision, cuda_graphs)
+    return session
+
+
+# The fused graph -----------------------------------------------------------------------------------------------------
+
+
+class FusedRuntime(Closing):
+    """A session on a bundle's fused graph, on the CPU: one clip a call. Calls from several threads are safe."""
+
+    def __init__(self, bundle: Bundle, session: ort.InferenceSession) -> None:
+        self.task, self.config = bundle.task, bundle.config
+        self.inputs, self.outputs = RAW_INPUTS, self.task.outputs(self.config)
+        self.session: ort.InferenceSession | None = session
+
+    def run(
+        self, frames: NDArray[np.uint8] | None = None, waveform: NDArray[np.float32] | None = None
+    ) -> dict[str, np.ndarray]:
+        """The task's outputs of one clip, with a batch axis of 1; outputs per token have those that are valid.
+
+        frames: (frames, height, width, 3) uint8, RGB, of any size. waveform: (samples,) float32, mono at 44100 Hz,
+        finite. Either may be None, but not both.
+
+        Raises `InputError` for other arrays, for more frames than the model takes, and for an empty clip. Sound that
+        is shorter than a hop counts as none, which the feature extractor refuses.
+        """
+        if self.session is None:
+            raise InputError("this runtime is closed", hint="open it again")
+        if frames is None and waveform is None:
+            raise InputError("frames and waveform are both None; wanted at least one of them")
+        feeds: dict[str, NDArray[Any]] = {
+            "frames": np.zeros((0, *self.config.image_shape, 3), np.uint8) if frames is None else frames,
+            "waveform": np.zeros(0, np.float32) if waveform is None else waveform,
+        }
+        for name, spec in self.inputs.items():
+            array = feeds[name] = np.ascontiguousarray(feeds[name])
+            fits = array.ndim == len(spec.shape) and (name != "frames" or array.shape[-1] == spec.shape[-1])
+            if array.dtype != spec.dtype or not fits:
+                wanted = f"{spec.dtype} {shape_text(spec)}"
+                raise InputError(f"{name} is {array.dtype} of shape {array.shape}; wanted {wanted}")
+        if len(feeds["frames"]) > self.config.num_frames:
+            raise InputError(f"frames has {len(feeds['frames'])} frames; wanted at most {self.config.num_frames}")
+        if 0 in feeds["frames"].shape[1:]:
+            raise InputError(f"frames has shape {feeds['frames'].shape}, which holds no pixels")
+        if not np.isfinite(feeds["waveform"]).all():
+            raise InputError("waveform holds NaN or infinite samples; wanted finite numbers")
+        values = self.session.run(list(self.outputs), feeds)
+        return dict(zip(self.outputs, values, strict=True))
+
+    def close(self) -> None:
+        """Release the session."""
+        self.session = None
+
+
+def open_fused(bundle: Bundle, threads: int | None = None) -> FusedRuntime:
+    """A session on a bundle's fused graph. Raises `UsageError` where it has none."""
+    return FusedRuntime(bundle, _session(bundle, bundle.variant("fp32", FUSED_FORM), [CPU_PROVIDER], threads))
