@@ -201,12 +201,13 @@ def raw_cases(config: TvltConfig, hop: int, rows: int) -> Iterator[RawCase]:
         return wave
 
     middle = hop * max(1, min(rows, 430)) + hop // 3
+    tone = (0.5 * np.sin(np.arange(middle) / 9)).astype(np.float32)
     most = config.num_frames
     yield RawCase("one pixel, shortest sound", picture(1, 1, 1), sound(hop))
     yield RawCase("most frames, longest sound", picture(most, 90, 160), sound(hop * rows + 5 * hop))
     yield RawCase("landscape", picture(max(1, most // 2), 361, 641), sound(middle))
     yield RawCase("portrait, sound of less than a frame", picture(1, 233, 97), sound(2 * hop + 1))
-    yield RawCase("the model's own size, a tone", picture(1, *config.image_shape), 0.5 * np.sin(np.arange(middle) / 9))
+    yield RawCase("the model's own size, a tone", picture(1, *config.image_shape), tone)
     yield RawCase("silence", picture(min(2, most), 48, 64), np.zeros(middle, np.float32))
     yield RawCase("no sound", picture(most, 120, 90), None)
     yield RawCase("no picture", None, sound(middle))

@@ -8,6 +8,7 @@ float32 holds it exactly, in whatever order an engine adds.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,7 +111,7 @@ def _resize(op: Operators, levels: ir.Value, dimension: int, axis: _Axis, origin
     """Resize and crop the last (3) or last but one (2) dimension of levels, whose first sample is input `origin`."""
     parts = []
     bounds = [axis.kept * block // BLOCKS for block in range(BLOCKS + 1)]
-    for first, stop in zip(bounds, bounds[1:], strict=False):
+    for first, stop in itertools.pairwise(bounds):
         if first == stop:
             continue
         low, high = _span(op, axis, first, stop - first)
@@ -131,8 +132,8 @@ def _weights(
     """Upper and lower half of Pillow's weights, each (count, inputs from low to high) float32 of whole numbers.
 
     The triangle filter of input j for output i is proportional to u = max(d - |(2j + 1) resized - (2i + 1) found|, 0)
-    with d = 2 max(found, resized), a whole number; its weight is u / sum(u) in 22 bits, rounded. Dividing by eleven bits
-    at a time keeps to 32 bits for all but extreme shapes: that is what OpenVINO computes int64 in.
+    with d = 2 max(found, resized), a whole number; its weight is u / sum(u) in 22 bits, rounded. Dividing by eleven
+    bits at a time keeps to 32 bits for all but extreme shapes: that is what OpenVINO computes int64 in.
     """
     scalar = lambda value: op.Squeeze(value, [0])  # noqa: E731
     inputs = op.Add(op.Mul(op.Range(scalar(low), scalar(high), np.array(1, np.int64)), 2), 1)
