@@ -37,7 +37,8 @@ class _Axis:
 
 def check_image_processor(processor: TvltImageProcessor) -> None:
     """Raise `UsageError` for settings that the graph does not reproduce."""
-    short = min(processor.size.values())
+    size, crop = processor.size, processor.crop_size
+    smallest = size if "height" in size else dict.fromkeys(crop, size["shortest_edge"])
     wanted = {
         "do_resize": (processor.do_resize, True),
         "do_center_crop": (processor.do_center_crop, True),
@@ -46,10 +47,8 @@ def check_image_processor(processor: TvltImageProcessor) -> None:
     for name, (found, needed) in wanted.items():
         if found != needed:
             raise UsageError(f"{name} is {found}; pre-processing inside a graph wants {needed}")
-    if short < max(processor.crop_size.values()):
-        raise UsageError(
-            f"size is {processor.size} and crop_size {processor.crop_size}; pre-processing inside a graph does not pad"
-        )
+    if any(smallest[side] < crop[side] for side in crop):
+        raise UsageError(f"size is {size} and crop_size {crop}; pre-processing inside a graph does not pad")
 
 
 def write_image_graph(op: Operators, frames: ir.Value, processor: TvltImageProcessor) -> tuple[ir.Value, ir.Value]:
