@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from tvlt_deploy import __version__
-from tvlt_deploy.bundle import QUANTIZED
+from tvlt_deploy.bundle import FUSED_FORM, QUANTIZED
 from tvlt_deploy.errors import EnvironmentLackError, FileRefusedError, TvltError, UsageError
 from tvlt_deploy.runtimes import (
     AUTO,
@@ -34,7 +34,7 @@ from tvlt_deploy.runtimes import (
     ENGINE_BACKENDS,
     check_pair,
 )
-from tvlt_deploy.tasks import PRECISIONS, TASKS
+from tvlt_deploy.tasks import PRECISIONS, RAW_INPUTS, TASKS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -337,12 +337,7 @@ def fuse(bundle: Path, threads: int | None, no_verify: bool, as_json: bool, prog
 
     Example: tvlt-deploy fuse bundle
     """
-    try:
-        from tvlt_deploy.exporters.fused import fuse as add
-    except ImportError as error:
-        raise EnvironmentLackError(
-            f"fusing needs {error.name}, which is not installed", hint="pip install 'tvlt-deploy[export,cpu]'"
-        ) from error
+    from tvlt_deploy.exporters.fused import fuse as add
 
     made = add(bundle, verify=not no_verify, threads=threads, progress=progress)
     progress.done()
@@ -885,6 +880,9 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
         for name, spec in bundle.manifest[kind].items():
             shape = ", ".join(str(axis) for axis in spec["shape"])
             click.echo(f"{kind[:-1]:8s} {name} {spec['dtype']} ({shape})")
+    if any(variant.form == FUSED_FORM for variant in bundle.variants):
+        for name, raw in RAW_INPUTS.items():
+            click.echo(f"fused    {name} {raw.dtype} ({', '.join(str(axis) for axis in raw.shape)})")
     if bundle.task.labelled:
         labels = list((config.id2label or {}).values())
         click.echo(f"labels   {', '.join(labels[:10])}{f', {len(labels) - 10} more' if len(labels) > 10 else ''}")

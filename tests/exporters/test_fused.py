@@ -301,6 +301,7 @@ def test_fuse_adds_a_proved_graph_and_nothing_else(classification: Bundle, copy_
     directory = copy_of(classification)
     shown = CliRunner().invoke(main, ["fuse", str(directory), "-q"])
     assert (shown.exit_code, "fused/model.onnx" in shown.stdout) == (0, True)
+    assert "fused    frames uint8 (frames, height, width, 3)\nfused    waveform float32 (samples)\n" in shown.stdout
     bundle = Bundle(directory)
     bundle.check()
     variant = bundle.variant("fp32", "fused")

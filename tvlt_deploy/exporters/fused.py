@@ -11,20 +11,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 
 from tvlt_deploy import __version__
 from tvlt_deploy.bundle import FUSED_FORM, NOT_RUN, STANDARD_FORM, WEIGHTS_FILE, Bundle, Variant, write_manifest
 from tvlt_deploy.config import CONFIG_FILE, TvltConfig
-from tvlt_deploy.errors import UsageError
-from tvlt_deploy.exporters import onnx
-from tvlt_deploy.exporters.audio_graph import check_feature_extractor, write_audio_graph
-from tvlt_deploy.exporters.image_graph import check_image_processor, write_image_graph
-from tvlt_deploy.exporters.operators import Operators
+from tvlt_deploy.errors import EnvironmentLackError, UsageError
 from tvlt_deploy.processors import TvltProcessor
 from tvlt_deploy.processors.serialization import PREPROCESSOR_FILE
 from tvlt_deploy.runtimes import DEFAULT_BACKEND
 from tvlt_deploy.tasks import AUDIO_PATCHES, PIXEL_PATCHES, RAW_INPUTS, TASKS, TOKENS, Task, TensorSpec
+
+try:
+    import onnx_ir as ir
+
+    from tvlt_deploy.exporters import onnx
+    from tvlt_deploy.exporters.audio_graph import check_feature_extractor, write_audio_graph
+    from tvlt_deploy.exporters.image_graph import check_image_processor, write_image_graph
+    from tvlt_deploy.exporters.operators import Operators
+except ImportError as error:
+    raise EnvironmentLackError(
+        f"fusing needs {error.name}, which is not installed", hint="pip install 'tvlt-deploy[export,cpu]'"
+    ) from error
 
 DIRECTORY = "fused"
 ORIGINAL_RECIPE = "preprocessing.json"
