@@ -27,10 +27,11 @@ from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import InputError, UsageError, VerdictError
 from tvlt_deploy.exporters import fused as fused_module
 from tvlt_deploy.exporters.fused import fuse, preprocessing_graph
+from tvlt_deploy.files import sha256_of
 from tvlt_deploy.locate import locate
 from tvlt_deploy.parity import raw_cases
 from tvlt_deploy.pipeline import load
-from tvlt_deploy.processors import TvltProcessor
+from tvlt_deploy.processors import OriginalProcessor, TvltProcessor
 from tvlt_deploy.processors.serialization import PREPROCESSOR_FILE
 from tvlt_deploy.runtimes import open_runtime
 from tvlt_deploy.runtimes.onnxruntime import open_fused
@@ -369,8 +370,16 @@ def test_what_has_no_fused_graph(
         open_runtime(classification, form="fused")
     with pytest.raises(UsageError, match="fused graph is fp32"):
         export(classification.directory, tmp_path / "half", precisions=["fp16"], fused=True)
-    bundle = Bundle(copy_of(classification))
-    bundle.update(lambda manifest: manifest["files"].update({"preprocessing.json": {"sha256": "", "size": 0}}))
+    OriginalProcessor.from_config(classification.config).save_pretrained(directory := copy_of(classification))
+    (directory / PREPROCESSOR_FILE).unlink()
+
+    def change(manifest: dict[str, Any]) -> None:
+        recipe = directory / "preprocessing.json"
+        manifest["files"].pop(PREPROCESSOR_FILE)
+        manifest["files"][recipe.name] = {"sha256": sha256_of(recipe), "size": recipe.stat().st_size}
+
+    bundle = Bundle(directory)
+    bundle.update(change)
     with pytest.raises(UsageError, match=r"original recipe \(preprocessing.json\)"):
         fuse(bundle)
 

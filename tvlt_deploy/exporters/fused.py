@@ -16,7 +16,8 @@ from tvlt_deploy import __version__
 from tvlt_deploy.bundle import FUSED_FORM, NOT_RUN, STANDARD_FORM, WEIGHTS_FILE, Bundle, Variant, write_manifest
 from tvlt_deploy.config import CONFIG_FILE, TvltConfig
 from tvlt_deploy.errors import EnvironmentLackError, UsageError
-from tvlt_deploy.processors import TvltProcessor
+from tvlt_deploy.pipeline import processor_of
+from tvlt_deploy.processors import OriginalProcessor, TvltProcessor
 from tvlt_deploy.processors.serialization import PREPROCESSOR_FILE
 from tvlt_deploy.runtimes import DEFAULT_BACKEND
 from tvlt_deploy.tasks import AUDIO_PATCHES, PIXEL_PATCHES, RAW_INPUTS, TASKS, TOKENS, Task, TensorSpec
@@ -34,8 +35,6 @@ except ImportError as error:
     ) from error
 
 DIRECTORY = "fused"
-ORIGINAL_RECIPE = "preprocessing.json"
-"""What describes the original TVLT code's pre-processing, in a bundle that has it."""
 
 Progress = Callable[[str], None]
 
@@ -89,15 +88,14 @@ def check_task(task: Task) -> None:
 
 def read_processor(bundle: Bundle) -> TvltProcessor:
     """A bundle's pre-processing. Raises `UsageError` where the graph does not reproduce it."""
-    if ORIGINAL_RECIPE in bundle.manifest["files"]:
+    processor = processor_of(bundle)
+    if isinstance(processor, OriginalProcessor):
         raise UsageError(
-            f"{bundle.directory} is pre-processed by the original recipe ({ORIGINAL_RECIPE}), which is not fused",
+            f"{bundle.directory} is pre-processed by the original recipe ({processor.file_name}), which is not fused",
             hint="use the pipeline, or prepare the tensors yourself",
         )
-    if PREPROCESSOR_FILE not in bundle.manifest["files"]:
+    if not isinstance(processor, TvltProcessor):
         raise UsageError(f"{bundle.directory} holds no {PREPROCESSOR_FILE}; there is nothing to fuse")
-    bundle.check([PREPROCESSOR_FILE, CONFIG_FILE])
-    processor = TvltProcessor.from_pretrained(bundle.directory)
     check_image_processor(processor.image_processor)
     check_feature_extractor(processor.feature_extractor)
     return processor
