@@ -852,6 +852,50 @@ def bench(
 
 @_command
 @_bundle
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option(
+    "--check", "dump", type=click.Path(path_type=Path), help="Compare the arrays in this directory with them."
+)
+@_threads
+@_json
+def conformance(
+    bundle: Path, directory: Path, dump: Path | None, threads: int | None, as_json: bool, progress: Progress
+) -> None:
+    """Write golden vectors of every stage of BUNDLE into DIRECTORY, or check another program's arrays against them.
+
+    Example: tvlt-deploy conformance bundle vectors && tvlt-deploy conformance bundle vectors --check dump
+    """
+    from tvlt_deploy.conformance import check_dump, raise_on_difference, write_vectors
+
+    if dump is None:
+        index = write_vectors(bundle, directory, threads=threads, progress=progress)
+        progress.done()
+        click.echo(json.dumps({"index": str(index)}) if as_json else f"wrote {index}")
+        return
+    found = check_dump(bundle, directory, dump)
+    if as_json:
+        _print_json([item.to_dict() for item in found])
+    else:
+        _table(
+            "stages",
+            ("stage", "clips", "largest difference", "wanted", "in", ""),
+            (
+                (
+                    item.stage,
+                    str(item.clips),
+                    f"{item.difference:.3g}",
+                    f"<= {item.tolerance:.3g}",
+                    item.clip,
+                    "ok" if item.passed else "differs",
+                )
+                for item in found
+            ),
+        )
+    raise_on_difference(found)
+
+
+@_command
+@_bundle
 @_json
 def inspect(bundle: Path, as_json: bool, progress: Progress) -> None:
     """Show what BUNDLE holds and how exact each graph is; no engine is opened.

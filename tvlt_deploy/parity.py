@@ -310,7 +310,8 @@ class Report:
         }
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether an output is neither logits nor a mask."""
     return name not in ("logits", "matching_logits") and not name.endswith("_label_mask")
 
 
@@ -323,7 +324,7 @@ def fidelity(
         worst = max(max_difference(f, w) for f, w in pairs)
         if name.endswith("_label_mask"):
             yield Row("difference", name, worst, 0.0)
-        elif _is_hidden(name):
+        elif is_hidden(name):
             if limits.absolute_hidden is not None:
                 yield Row("difference", name, worst, limits.absolute_hidden)
             if pairs[0][1].shape[-1] >= LONG_ROW:

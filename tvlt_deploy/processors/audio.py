@@ -138,6 +138,11 @@ class TvltFeatureExtractor(Part):
         return self.spectrogram_length * self.hop_length
 
     @property
+    def log_mel(self) -> LogMel:
+        """The spectrogram's arithmetic, step by step."""
+        return LogMel(self.feature_size, self.n_fft, self.hop_length, self.sampling_rate, mirrored=True)
+
+    @property
     def min_samples(self) -> int:
         """Samples of the shortest sound that fills one row."""
         return self.hop_length + self.n_fft % 2
@@ -192,5 +197,5 @@ class TvltFeatureExtractor(Part):
         rows returned. Source: transformers 4.40.2 `TvltFeatureExtractor` and `audio_utils.spectrogram`.
         """
         wave = read_waveform(waveform, name, max(2, self.min_samples), self.sampling_rate)
-        log_mel = LogMel(self.feature_size, self.n_fft, self.hop_length, self.sampling_rate, mirrored=True)
+        log_mel = self.log_mel
         return log_mel(wave, min(log_mel.frames(len(wave)) - 1, self.max_rows))

@@ -88,7 +88,7 @@ class LogMel:
         power = np.empty((min(frames, rows), self.filters), dtype=np.float32)
         loudest = 0.0
         for start in range(0, frames, _CHUNK):
-            chunk = self._power(wave, start, min(_CHUNK, frames - start))
+            chunk = self.mel(wave, start, min(_CHUNK, frames - start))
             loudest = max(loudest, float(chunk.max()))
             kept = max(0, min(len(chunk), len(power) - start))
             power[start : start + kept] = chunk[:kept]
@@ -99,8 +99,8 @@ class LogMel:
         power += np.float32(0.5)
         return np.clip(power, -1.0, 1.0, out=power)
 
-    def _power(self, wave: NDArray[np.float32], start: int, count: int) -> NDArray[np.float32]:
-        """Mel power (count, filters) of the frames from `start` on."""
+    def spectrum(self, wave: NDArray[np.float32], start: int, count: int) -> NDArray[np.complex64]:
+        """The transform (count, n_fft // 2 + 1) of the windowed frames from `start` on."""
         n_fft, hop = self.n_fft, self.hop_length
         first = start * hop - n_fft // 2
         # Double precision up to the spectrum, as in transformers and librosa, which round it to complex64 as well:
@@ -109,10 +109,16 @@ class LogMel:
         samples = cut(wave, first, first + (count - 1) * hop + n_fft).astype(np.float64)
         step = samples.itemsize
         views = np.ndarray((count, n_fft), np.float64, samples, strides=(hop * step, step))
-        spectrum = scipy.fft.rfft(views * hann_window(n_fft), overwrite_x=True).astype(np.complex64)
-        squares = spectrum.view(np.float32)
+        transform: NDArray[np.complex64] = scipy.fft.rfft(views * hann_window(n_fft), overwrite_x=True).astype(
+            np.complex64
+        )
+        return transform
+
+    def mel(self, wave: NDArray[np.float32], start: int, count: int) -> NDArray[np.float32]:
+        """Mel power (count, filters) of the frames from `start` on."""
+        squares = self.spectrum(wave, start, count).view(np.float32)
         np.square(squares, out=squares)
         power = np.empty((count, self.filters), dtype=np.float32)
-        for low, high, first_part, end_part, weights in _bands(self.filters, n_fft, self.sampling_rate):
+        for low, high, first_part, end_part, weights in _bands(self.filters, self.n_fft, self.sampling_rate):
             np.matmul(squares[:, first_part:end_part], weights, out=power[:, low:high])
         return power
