@@ -790,7 +790,13 @@ def _show_ranking(ranking: Ranking, top: int) -> None:
 
 @_command
 @_bundle
-@click.option("--backend", "backends", multiple=True, type=_backend, help=f"Repeatable; default {DEFAULT_BACKEND}.")
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    type=click.Choice([*BACKENDS, AUTO, FUSED_FORM]),
+    help=f"Repeatable; default {DEFAULT_BACKEND}. fused: the fused graph, and the share of its pre-processing.",
+)
 @_precisions
 @click.option(
     "--workload", "workloads", multiple=True, help="image10, clip10, ragged or a media FILE; repeatable; default three."

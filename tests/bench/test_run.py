@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.bench.conftest import TINY
+from tvlt_deploy import fuse
 from tvlt_deploy.bench import WORKLOADS, BenchReport, bench
 from tvlt_deploy.bench.process import Worker, WorkerError
 from tvlt_deploy.errors import BundleError, UsageError
@@ -48,6 +49,23 @@ def test_what_cannot_run_says_why(report: BenchReport) -> None:
     assert why[0][1] == ""
     assert "int8" in why[1][1]
     assert report.ran
+
+
+def test_the_fused_graph_tells_the_share_of_its_pre_processing(bundle: Path, tmp_path: Path) -> None:
+    fused = fuse(shutil.copytree(bundle, tmp_path / "bundle"), verify=False)
+    options: dict[str, Any] = {"workloads": ["ragged"], "seconds": 0, "threads": 1}
+    result = bench(fused, backends=["onnxruntime", "fused"], precisions=["fp32", "int8"], **options)
+    rows = {row.name: row for row in result.rows}
+    row = rows["fused fp32"]
+    assert set(row.stages) == {"model", "end_to_end"}
+    assert row.preprocessing_share == 1 - row.stages["model"].median / row.stages["end_to_end"].median
+    assert 0 < row.preprocessing_share < 1  # of this model nearly all
+    assert f"{row.preprocessing_share:.1%} of the call is pre-processing" in row.remarks[-1]
+    assert (row.clips, row.error is not None and row.error < 1e-4) == (8, True)
+    assert rows["onnxruntime fp32"].preprocessing_share is None
+    assert rows["fused int8"].why == "the fused graph is measured on the cpu in fp32"
+    (without,) = bench(bundle, backends=["fused"], **options).rows
+    assert "tvlt-deploy fuse BUNDLE" in without.why
 
 
 def test_a_backend_that_lacks_its_files_says_why(bundle: Path) -> None:

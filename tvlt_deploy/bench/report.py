@@ -68,6 +68,7 @@ class BenchReport:
                     **dataclasses.asdict(row),
                     "batches": [list(batch) for batch in row.batches],
                     "throughput": row.throughput,
+                    "preprocessing_share": row.preprocessing_share,
                     "speedup_over_torch": {stage: value for stage, value in speedups.items() if value is not None},
                 }
             )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tvlt_deploy.bench.clock import Statistics
+from tvlt_deploy.bundle import FUSED_FORM
 
 PARTS = ("decode", "image", "audio", "model")
 END_TO_END = "end_to_end"
@@ -61,7 +62,17 @@ class BenchRow:
     def remarks(self) -> list[str]:
         """What a reader of this row's numbers must know."""
         unsettled = f"times had not settled after {self.warm_up_calls} warm-up calls" if not self.stable else ""
-        return [remark for remark in (self.why, unsettled) if remark]
+        share = self.preprocessing_share
+        inside = f"{share:.1%} of the call is pre-processing inside the graph" if share is not None else ""
+        return [remark for remark in (self.why, unsettled, inside) if remark]
+
+    @property
+    def preprocessing_share(self) -> float | None:
+        """What part of the fused graph's median call its model alone does not take; None for any other backend."""
+        if self.backend != FUSED or not self.stages:
+            return None
+        decode = self.stages["decode"].median if "decode" in self.stages else 0.0
+        return max(0.0, 1 - self.stages["model"].median / (self.stages[END_TO_END].median - decode))
 
 
 def error_text(row: BenchRow) -> str:

@@ -20,7 +20,7 @@ from tvlt_deploy.bench.process import Worker, WorkerError
 from tvlt_deploy.bench.report import BenchReport
 from tvlt_deploy.bench.rows import END_TO_END, STAGES, BenchRow
 from tvlt_deploy.bench.workloads import check_workload, workload_name
-from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle import FUSED_FORM, Bundle
 from tvlt_deploy.errors import EnvironmentLackError, UsageError
 from tvlt_deploy.parity import deviation, max_difference
 from tvlt_deploy.runtimes import (
@@ -90,7 +90,8 @@ def bench(
 ) -> BenchReport:
     """Measure every backend in every precision on every workload, and how far its answers are from fp32.
 
-    backends: `auto` stands for the one that `tvlt_deploy.auto.choose` takes. precisions: by default fp32, and any for
+    backends: `fused` stands for the fused graph on ONNX Runtime on the CPU, whose rows tell the share of its pre-processing;
+    `auto` stands for the one that `tvlt_deploy.auto.choose` takes. precisions: by default fp32, and any for
     `auto`. workloads: names of `tvlt_deploy.bench.workloads.WORKLOADS`, or paths of media files, which are decoded as
     part of each call. threads: CPU threads of each backend; by default all cores this process may use. seconds: spent
     measuring each row, after at most as many of warm-up; each row has at least 5 calls, however long they take.
@@ -146,6 +147,8 @@ def bench(
 
 
 def _lacking(backend: str, device: str, precision: str) -> str:
+    if backend == FUSED_FORM:
+        return "" if (device, precision) == ("cpu", "fp32") else "the fused graph is measured on the cpu in fp32"
     try:
         check_pair(backend, device, precision)
     except EnvironmentLackError as error:

@@ -21,9 +21,11 @@ from tvlt_deploy.bench import clock
 from tvlt_deploy.bench.memory import peak_memory
 from tvlt_deploy.bench.rows import END_TO_END
 from tvlt_deploy.bench.workloads import make_workload
+from tvlt_deploy.bundle import FUSED_FORM, STANDARD_FORM, Bundle
 from tvlt_deploy.errors import TvltError
 from tvlt_deploy.machine import imported_versions
-from tvlt_deploy.pipeline import Pipeline, load
+from tvlt_deploy.pipeline import Pipeline, load, processor_of
+from tvlt_deploy.runtimes import open_runtime
 from tvlt_deploy.runtimes.base import Runtime
 
 
@@ -98,7 +100,12 @@ class Session:
         outputs = self._call()[self.pipe.task.output_names[0]]
         np.save(path, np.concatenate([np.ravel(row) for row in outputs]))
 
-    def _call(self) -> dict[str, np.ndarray | list[np.ndarray]]:
+    def _call(self) -> Mapping[str, Any]:
+        images, audio = self._clips()
+        return self.pipe(images=images, audio=audio, sampling_rate=self.rate)
+
+    def _clips(self) -> tuple[list[Any], list[Any]]:
+        """Frames and sounds of one call; a media file is decoded each time."""
         images: list[Any] = list(self.workload.images)
         audio: list[Any] = list(self.workload.audio)
         if self.workload.path is not None:
@@ -106,7 +113,7 @@ class Session:
 
             clip = self.watch.time("decode", read_for, self.pipe, self.workload.path)
             images, audio = [clip.pictures], [clip.waveform]
-        return self.pipe(images=images, audio=audio, sampling_rate=self.rate)
+        return images, audio
 
     def warm_up(self, seconds: float) -> dict[str, Any]:
         """See `clock.warm_up`."""
@@ -133,6 +140,50 @@ class Session:
         }
 
 
+class FusedSession(Session):
+    """The fused graph, clip by clip, and beside it the model alone: the same form, on tensors prepared beforehand.
+
+    The stage `model` is not a part of the call that is timed, it is what the call would take without pre-processing.
+    """
+
+    def __init__(self, bundle: str, threads: int | None, workload: str, **options: Any) -> None:
+        from tvlt_deploy.runtimes.onnxruntime import open_fused
+
+        self.watch = Stopwatch()
+        start = time.perf_counter()
+        opened = Bundle(bundle)
+        self.runtime = open_fused(opened, threads)
+        self.load_seconds = time.perf_counter() - start
+        processor = processor_of(opened)
+        assert processor is not None  # or there is no fused graph
+        model = open_runtime(opened, threads=threads, form=STANDARD_FORM)
+        self.pipe = Pipeline(opened, cast(Runtime, _Timed(model, "model", self.watch)), processor)
+        sound = processor.feature_extractor
+        self.rate = sound.sampling_rate
+        self.workload = make_workload(workload, opened.config.num_frames, sound.max_samples / self.rate, self.rate)
+        self.prepared = [self.pipe.inputs(*clip, self.rate) for clip in zip(*self._clips(), strict=True)]
+
+    def once(self) -> dict[str, float]:
+        """Seconds of the fused graph on all clips, and of the model alone on them."""
+        times = super().once()
+        for feeds in self.prepared:
+            self.pipe.runtime.run(feeds)
+        return {**self.watch.seconds, END_TO_END: times[END_TO_END]}
+
+    def _call(self) -> Mapping[str, Any]:
+        clips = zip(*self._clips(), strict=True)
+        outputs = [self.runtime.run(frames, wave) for frames, wave in clips]
+        return {name: [row[name] for row in outputs] for name in self.pipe.task.output_names}
+
+    def summary(self) -> dict[str, Any]:
+        """As of any session; the peak of memory would be that of two."""
+        return {**super().summary(), "peak_memory": None}
+
+
+def _session(backend: str, **options: Any) -> Session:
+    return FusedSession(**options) if backend == FUSED_FORM else Session(backend=backend, **options)
+
+
 def main() -> None:
     """Serve requests until the input ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
@@ -142,7 +193,7 @@ def main() -> None:
         request, arguments = json.loads(line)
         try:
             if session is None:
-                session = Session(**arguments)
+                session = _session(**arguments)
                 answer: dict[str, Any] = {"ok": None}
             else:
                 answer = {"ok": getattr(session, request)(**arguments)}
