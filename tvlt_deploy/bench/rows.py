@@ -69,7 +69,7 @@ class BenchRow:
     @property
     def preprocessing_share(self) -> float | None:
         """What part of the fused graph's median call its model alone does not take; None for any other backend."""
-        if self.backend != FUSED or not self.stages:
+        if self.backend != FUSED_FORM or not self.stages:
             return None
         decode = self.stages["decode"].median if "decode" in self.stages else 0.0
         return max(0.0, 1 - self.stages["model"].median / (self.stages[END_TO_END].median - decode))
