@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,17 @@ def test_the_fused_graph_conforms(classification: Bundle, vectors: Path, tmp_pat
             np.save(place / "logits.npy", runtime.run(arrays.get("frames"), arrays.get("waveform"))["logits"])
     (row,) = check_dump(bundle, vectors, tmp_path / "dump")
     assert (row.clips, row.passed) == (8, True)
+
+
+def test_masking_noise_is_given(bundle_of: Callable[..., Bundle], tmp_path: Path) -> None:
+    bundle = bundle_of("masked-reconstruction")
+    write_vectors(bundle, tmp_path / "vectors", threads=1)
+    arrays = clips_of(tmp_path / "vectors")["landscape"]
+    assert arrays["pixel_noise"].shape == arrays["pixel_mask"].shape
+    assert arrays["pixel_logits"].shape[:2] == arrays["pixel_label_mask"].shape == arrays["pixel_mask"].shape
+    found = check_dump(bundle, tmp_path / "vectors", tmp_path / "vectors")
+    outputs = ["pixel_logits", "audio_logits", "pixel_label_mask", "audio_label_mask"]
+    assert [row.stage for row in found] == [*(stage.name for stage in STAGES), *outputs]
 
 
 def test_refusals(classification: Bundle, matching: Bundle, vectors: Path, dump: Path) -> None:
