@@ -83,6 +83,18 @@ def test_a_home_that_cannot_be_written_costs_time_only(
     assert lines[0].startswith("the choice cannot be remembered: ")
 
 
+def test_a_memory_that_cannot_be_written_costs_time_only(
+    classification: Bundle, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_write(*args: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(auto, "write_json", no_write)
+    lines: list[str] = []
+    assert choose(classification, "cpu", precision="bf16", threads=1, progress=lines.append).precision == "bf16"
+    assert lines[-1] == "the choice cannot be remembered: read-only"
+
+
 def test_what_misses_its_tolerance_is_never_taken(
     classification: Bundle, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
@@ -149,4 +161,5 @@ def test_the_command_says_what_it_tries(classification: Bundle, tmp_path: Path) 
     assert "openvino bf16: " in first.stderr
     again = CliRunner().invoke(main, [*arguments, "--threads", "1"])
     assert "openvino bf16: " not in again.stderr
+    assert "auto takes " in again.stderr
     assert again.stdout == first.stdout

@@ -64,7 +64,7 @@ def test_a_bundle_says_what_it_holds(classification: Bundle) -> None:
     with pytest.raises(
         UsageError,
         match=r"holds no fp16 graph in the standard form; it holds fp32 \(standard\), fp32 \(onnxruntime-cpu\) "
-        r"\(export again with --precision fp16\)",
+        r"\(export again with --precision fp32 --precision fp16\)",
     ):
         classification.variant("fp16")
 

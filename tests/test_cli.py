@@ -156,7 +156,7 @@ def test_run_agrees_with_the_pipeline(classification: Bundle, wav: Path, png: Pa
     with tvlt_deploy.load(classification) as pipeline:
         answer = pipeline.predict([clip.frames], [clip.waveform], 44100)[0]
     assert row["label"] == answer.label
-    assert {name: float(row[name]) for name in answer.scores} == pytest.approx(answer.scores, rel=1e-9)
+    assert {name: float(row[f"score.{name}"]) for name in answer.scores} == pytest.approx(answer.scores, rel=1e-9)
 
 
 def test_run_states_the_window_it_read(matching: Bundle, tmp_path: Path) -> None:

@@ -134,10 +134,15 @@ def test_shapes_and_nan_differ(classification: Bundle, vectors: Path, dump: Path
 
 
 def test_a_program_gives_what_it_has(classification: Bundle, vectors: Path, tmp_path: Path) -> None:
-    (tmp_path / "part" / "03").mkdir(parents=True)
-    shutil.copy(vectors / "03" / "logits.npy", tmp_path / "part" / "03")
-    (row,) = check_dump(classification, vectors, tmp_path / "part")
-    assert (row.stage, row.clips, row.passed) == ("logits", 1, True)
+    part = tmp_path / "part"
+    for place in sorted(vectors.glob("*/logits.npy")):
+        (part / place.parent.name).mkdir(parents=True)
+        shutil.copy(place, part / place.parent.name)
+    (row,) = check_dump(classification, vectors, part)
+    assert (row.stage, row.clips, row.passed) == ("logits", len(list(part.iterdir())), True)
+    (part / "03" / "logits.npy").unlink()  # as by a program that stopped half-way
+    with pytest.raises(VerdictError, match=r"is logits: inf .* the dump holds .* but no 03/logits"):
+        raise_on_difference(check_dump(classification, vectors, part))
     with pytest.raises(UsageError, match="no array of any stage"):
         check_dump(classification, vectors, tmp_path)
 

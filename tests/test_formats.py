@@ -44,12 +44,12 @@ def test_csv_has_the_same_columns_for_every_clip(classification: Bundle, folder:
     good, bad, cut = csv.DictReader(io.StringIO(result.stdout))
     assert list(good) == [
         "media", "audio", "start", "duration", "frames", "sound", "warnings", "label", "score", "error",
-        "LABEL_0", "LABEL_1",
+        "score.LABEL_0", "score.LABEL_1",
     ]  # fmt: skip
-    assert float(good["LABEL_0"]) + float(good["LABEL_1"]) == pytest.approx(1)
+    assert float(good["score.LABEL_0"]) + float(good["score.LABEL_1"]) == pytest.approx(1)
     assert (good["error"], good["warnings"]) == ("", "")
     assert "b.mp4" in bad["error"]
-    assert bad["LABEL_0"] == bad["label"] == ""
+    assert bad["score.LABEL_0"] == bad["label"] == ""
     assert "the header promises 1.00 s" in cut["warnings"]
 
 

@@ -228,6 +228,15 @@ def test_finished_scores_are_given_at_once(matching: Bundle, clips: Path, cache:
     assert sum(path.stat().st_size for path in cache.rglob("*") if path.is_file()) < 16_000  # no arrays are left
 
 
+def test_a_damaged_memory_is_made_anew(matching: Bundle, clips: Path, cache: Path) -> None:
+    first, _ = score(matching, clips)
+    for path in cache.rglob("*"):
+        if path.suffix in (".npy", ".json"):
+            path.write_bytes(path.read_bytes()[:7])
+    again, _ = score(matching, clips)
+    np.testing.assert_array_equal(first.rankings[0].matching_logits, again.rankings[0].matching_logits)
+
+
 def test_scores_of_other_clips_windows_or_runtimes_are_never_used(
     matching: Bundle, clips: Path, copy_of: Callable[[Bundle], Path], tmp_path: Path
 ) -> None:
@@ -282,6 +291,17 @@ def test_a_clip_without_the_modality_asked_for_is_named(matching: Bundle, clips:
     assert result.exit_code == 5, result.output
     assert "clip01.png: has no sound, which audio-to-video takes of it" in result.stderr
     assert np.shape(json.loads(result.stdout)["rankings"][0]["matching_logits"]) == (1, 12)
+
+
+def test_a_clip_that_one_direction_ranks_is_no_failure(matching: Bundle, clips: Path, tmp_path: Path) -> None:
+    for name in ("clip01", "clip02"):
+        for kind, suffix in (("sounds", "wav"), ("videos", "png")):
+            shutil.copy(clips / kind / f"{name}.{suffix}", tmp_path)
+    shutil.copy(clips / "sounds" / "clip03.wav", tmp_path)
+    result = invoke(matching.directory, "--queries", tmp_path, "--gallery", tmp_path, "--json", "-q")
+    assert result.exit_code == 0, result.output
+    sizes = {r["direction"]: np.shape(r["matching_logits"]) for r in json.loads(result.stdout)["rankings"]}
+    assert sizes == {"audio-to-video": (3, 2), "video-to-audio": (2, 3)}
 
 
 def test_what_cannot_be_meant_is_a_usage_error(matching: Bundle, classification: Bundle, clips: Path) -> None:

@@ -119,7 +119,10 @@ def choose(
             f"nothing runs {bundle.directory} on {asked}: {why}", hint="tvlt-deploy doctor says what works here"
         )
     if memory is not None:
-        write_json(memory, {"situation": situation, "candidates": [asdict(candidate) for candidate in candidates]})
+        try:
+            write_json(memory, {"situation": situation, "candidates": [asdict(candidate) for candidate in candidates]})
+        except OSError as error:
+            progress(f"the choice cannot be remembered: {error}")
     return choice
 
 

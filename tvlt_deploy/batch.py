@@ -85,7 +85,8 @@ def find_sources(media: Iterable[str | os.PathLike[str]], audio: str | os.PathLi
     if audio is not None:
         if len(paths) != 1 or paths[0].is_dir():
             raise UsageError(
-                f"--audio is the sound of one media file; {len(paths)} were given",
+                "--audio is the sound of one media file; "
+                + (f"{paths[0]} is a folder" if len(paths) == 1 else f"{len(paths)} were given"),
                 hint="put files of equal names in a folder to pair them",
             )
         return [(paths[0], Path(audio))]

@@ -264,14 +264,14 @@ class Bundle:
             if (variant.precision, variant.form) == (precision, form):
                 return variant
         held = ", ".join(f"{variant.precision} ({variant.form})" for variant in self.variants) or "none"
-        raise UsageError(
-            f"{self.directory} holds no {precision} graph in the {form} form; it holds {held}",
-            hint="tvlt-deploy fuse BUNDLE adds it"
-            if (precision, form) == ("fp32", FUSED_FORM)
-            else "tvlt-deploy quantize BUNDLE --clips DIR adds it"
-            if precision in QUANTIZED
-            else f"export again with --precision {precision}",
-        )
+        if (precision, form) == ("fp32", FUSED_FORM):
+            hint = "tvlt-deploy fuse BUNDLE adds it"
+        elif precision in QUANTIZED:
+            hint = "tvlt-deploy quantize BUNDLE --clips DIR adds it"
+        else:
+            wanted = [name for name in (*self.precisions, precision) if name not in QUANTIZED]
+            hint = " ".join(["export again with", *(f"--precision {name}" for name in wanted)])
+        raise UsageError(f"{self.directory} holds no {precision} graph in the {form} form; it holds {held}", hint=hint)
 
     def path(self, name: str) -> Path:
         """The place of a file of the bundle."""

@@ -522,7 +522,7 @@ def verify(
         _show_report(report)
         for each in located:
             _show_location(each)
-    report.raise_on_failure()
+    report.raise_on_failure("" if locate else "tvlt-deploy verify BUNDLE --locate names the layer at fault")
 
 
 def _show_location(location: Location, most: int = 10) -> None:
@@ -610,9 +610,14 @@ def run(
     from tvlt_deploy.batch import answer_files, check_window, find_sources
     from tvlt_deploy.pipeline import load
 
+    if as_json and form not in ("table", "jsonl"):
+        raise UsageError(f"--json is --format jsonl; --format {form} was asked for as well", hint="take one of them")
     form = "jsonl" if as_json else form
     if (form in ("npy", "parquet")) != (output is not None):
-        raise UsageError("--format npy goes with --output DIR, and parquet with --output FILE; one of them is missing")
+        raise UsageError(
+            f"--format {form} {'takes no' if output else 'wants an'} --output",
+            hint="npy wants --output DIR, and parquet --output FILE",
+        )
     check_window(start, duration)
     sources = find_sources(media, audio)
     if form == "npy" or picture is not None:

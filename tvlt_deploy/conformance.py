@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -197,8 +197,9 @@ def check_dump(
     """Compare another program's arrays with the golden vectors, stage by stage in the order in which errors travel.
 
     directory: what `write_vectors` made of this bundle. dump: a directory of .npy files of the same names, as many of
-    them as the program gives. A stage that it has for no clip is left out. Raises `UsageError` when it has none at
-    all, `FileRefusedError` for files that cannot be read and vectors of another bundle.
+    them as the program gives. A stage that it has for no clip is left out; one that it has for some must be there for
+    all. Raises `UsageError` when it has none at all, `FileRefusedError` for files that cannot be read and vectors of
+    another bundle.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
     vectors, other = Path(directory), Path(dump)
@@ -214,7 +215,16 @@ def check_dump(
         ]
         if compared:
             worst = max(compared, key=lambda item: np.inf if np.isnan(item.difference) else item.difference)
-            found.append(Comparison(**{**asdict(worst), "clips": len(compared)}))
+            missing = [
+                (clip["name"], file)
+                for clip in index["clips"]
+                if (file := clip["arrays"].get(stage.name, {}).get("file")) and not (other / file).exists()
+            ]
+            if missing and worst.passed:
+                clip, file = missing[0]
+                detail = f": the dump holds this stage of {len(compared)} clips, but no {file}"
+                worst = replace(worst, clip=clip, difference=float("inf"), detail=detail)
+            found.append(replace(worst, clips=len(compared)))
     if not found:
         raise UsageError(
             f"{other} holds no array of any stage; wanted files such as 00/{STAGES[0].name}.npy",

@@ -47,7 +47,7 @@ def csv_lines(pipeline: Pipeline, write: Callable[[str], None]) -> Add:
             + ["x".join(map(str, shapes[name])) if name in shapes else None for name in outputs]
         )
 
-    line([*_COLUMNS, *pipeline.labels, *outputs])
+    line([*_COLUMNS, *(f"score.{label}" for label in pipeline.labels), *outputs])
     return add
 
 

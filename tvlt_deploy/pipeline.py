@@ -390,6 +390,7 @@ def load(
     if backend == AUTO:
         choice = choose(opened, device, precision, trust_engine=trust_engine, progress=progress, **options)
         backend, device, precision = choice.backend, choice.device, choice.precision
+        progress(f"{AUTO} takes {backend} in {precision} on {device}")
         trust_engine = trust_engine if backend in ENGINE_BACKENDS else None
     if trust_engine is not None:
         options["trust_engine"] = trust_engine

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -215,17 +216,20 @@ def _retrieve(
             )
         needed = np.zeros((len(store.sources), len(store.sources)), bool)
         sides = {}
+        lacking: dict[Source, TvltError] = {}
         for direction in directions or possible:
             for side, useful in zip((asked, items), takes[direction], strict=True):
                 kind = "sound" if useful is with_sound else "pictures"
                 for index in side:
                     if index in clips and index not in useful:
                         source = store.sources[index]
-                        failed[source] = MediaError(f"{source[0]}: has no {kind}, which {direction} takes of it")
+                        lacking[source] = MediaError(f"{source[0]}: has no {kind}, which {direction} takes of it")
             ours, theirs = ([i for i in side if i in useful]
                             for side, useful in zip((asked, items), takes[direction], strict=True))  # fmt: skip
             sides[direction] = ours, theirs
             needed[np.ix_(*((theirs, ours) if direction == AUDIO_TO_VIDEO else (ours, theirs)))] = True
+        ranked = {store.sources[index] for both in sides.values() for side in both for index in side}
+        failed |= {source: error for source, error in lacking.items() if directions or source not in ranked}
         logits = store.scores(needed, clips, progress)
     rankings = [
         Ranking(
@@ -319,7 +323,7 @@ class _Store:
     def describe(self, source: Source) -> _Clip:
         """What there is to know of a clip, which is read and prepared when it never was. Raises why it cannot be."""
         path = self.directory / f"{self.identities[source]}.json"
-        if path.is_file():
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # absent, or damaged since
             values = json.loads(path.read_text(encoding="utf-8"))
             return _Clip(**{**values, "warnings": tuple(values["warnings"])})
         prepared, warnings = self._read(source)
@@ -329,11 +333,10 @@ class _Store:
 
     def prepared(self, source: Source) -> Prepared:
         """The arrays of a clip that `describe` could read."""
-        path = self._arrays(source)
-        if not path.is_file():
-            return self._read(source)[0]
-        with np.load(path) as arrays:
+        damaged = contextlib.suppress(OSError, ValueError, TypeError, EOFError, BadZipFile)  # or absent
+        with damaged, np.load(self._arrays(source)) as arrays:
             return Prepared(**{name: value if value.ndim else value.item() for name, value in arrays.items()})
+        return self._read(source)[0]
 
     def _arrays(self, source: Source) -> Path:
         return self.directory / "clips" / f"{self.identities[source]}.npz"
@@ -350,9 +353,12 @@ class _Store:
     def _table(self, size: int) -> np.memmap[Any, Any]:
         """The logits (size, size) by index of the pictures' and of the sound's clip; NaN is not scored yet."""
         path = self.directory / "logits.npy"
-        if not path.is_file():
-            with staged_file(path) as temporary, open(temporary, "wb") as handle:
-                np.save(handle, np.full((size, size), np.nan, np.float32))
+        with contextlib.suppress(OSError, ValueError):  # absent, or damaged since
+            table = np.lib.format.open_memmap(path, mode="r+")
+            if table.shape == (size, size) and table.dtype == np.float32:
+                return table
+        with staged_file(path) as temporary, open(temporary, "wb") as handle:
+            np.save(handle, np.full((size, size), np.nan, np.float32))
         return np.lib.format.open_memmap(path, mode="r+")
 
     def scores(self, needed: np.ndarray, clips: Mapping[int, _Clip], progress: Progress) -> np.ndarray:

@@ -271,7 +271,7 @@ def test_arguments_that_cannot_be(bundle: Bundle, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_precision_that_the_bundle_lacks(classification: Bundle) -> None:
-    with pytest.raises(UsageError, match=r"holds no fp16 graph .*export again with --precision fp16"):
+    with pytest.raises(UsageError, match=r"holds no fp16 graph .*export again with --precision fp32 --precision fp16"):
         rtx(classification)
     with pytest.raises(UsageError, match=r"holds no int8 graph .*tvlt-deploy quantize"):
         rtx(classification, "int8")
@@ -359,7 +359,11 @@ def test_every_profile_has_to_be_fused() -> None:
         (receipt("Half", "Half", "bf16"), "bf16", r"matrix products are 2 Half; wanted BFloat16 only"),
         (receipt("Half", "Half", "int8", quantized=3), "int8", r"0 of 3 quantized MatMuls compute in Int8; .* 2 Half"),
         (receipt("Int8", "Float", "int8", quantized=3), "int8", r"1 Float, 1 Int8; wanted Half and Int8 only"),
-        (receipt("Half", "Half", "fp16", blocks=2), "fp16", r"1 of 2 attention blocks are fused, .* \(--allow-unfused"),
+        (
+            receipt("Half", "Half", "fp16", blocks=2),
+            "fp16",
+            r"only 1 of 2 attention blocks are .* \(--allow-unfused",
+        ),
     ],
 )
 def test_receipts_that_do_not_hold(found: Receipt, precision: str, message: str) -> None:

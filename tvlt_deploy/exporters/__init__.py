@@ -164,6 +164,11 @@ def export(
     if labels is not None:
         model.name_outputs(labels)
     config = model.config
+    if fused and config.lineage == "original":
+        raise UsageError(
+            f"{checkpoint} is pre-processed by the original recipe, which has no fused graph",
+            hint="export it without --fused, and prepare the tensors with tvlt_deploy.Pipeline.inputs",
+        )
     with staged_directory(target, replace=force) as stage:
         model.save_pretrained(stage)
         _save_processors(checkpoint, stage, config, progress)
@@ -198,7 +203,8 @@ def export(
         if verify:
             from tvlt_deploy.parity import verify as run_verify
 
-            run_verify(stage, backends=(DEFAULT_BACKEND,), progress=progress).raise_on_failure()
+            report = run_verify(stage, backends=(DEFAULT_BACKEND,), progress=progress)
+            report.raise_on_failure("no bundle is left; with --no-verify it stays, and tvlt-deploy verify tells all")
         if not weights:
             (stage / WEIGHTS_FILE).unlink()
             Bundle(stage).update(lambda manifest: manifest["files"].pop(WEIGHTS_FILE))

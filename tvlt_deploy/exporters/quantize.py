@@ -154,7 +154,10 @@ def quantize(
             report = run_verify(
                 stage, backends=(DEFAULT_BACKEND,), precisions=("int8",), threads=threads, progress=progress
             )
-            report.raise_on_failure()
+            report.raise_on_failure(
+                "more clips, --smooth or another --method; or add it with --no-verify, see with "
+                "tvlt-deploy verify --precision int8 --locate which layers are to blame, and --keep those"
+            )
         opened.replace_graphs(Bundle(stage), QUANTIZED, {"calibration": receipt})
     return opened
 

@@ -130,7 +130,7 @@ def check_receipt(receipt: Receipt, precision: str, allow_unfused: bool) -> None
         )
     if receipt.fused_attention < receipt.attention_blocks and not allow_unfused:
         raise VerdictError(
-            f"{receipt.fused_attention} of {receipt.attention_blocks} attention blocks are fused, which costs "
+            f"only {receipt.fused_attention} of {receipt.attention_blocks} attention blocks are fused; the others cost "
             f"{receipt.scratch_bytes / 1e6:.0f} MB of working memory and much time",
             hint="--allow-unfused builds it all the same",
         )

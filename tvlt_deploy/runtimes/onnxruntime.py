@@ -27,6 +27,8 @@ try:
 except ImportError as error:
     raise EnvironmentLackError("onnxruntime is not installed", hint=_INSTALL) from error
 
+ort.disable_telemetry_events()
+
 CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
 TENSORRT_PROVIDER = "TensorrtExecutionProvider"
 PROVIDERS = {"cuda": CUDA_PROVIDER, "tensorrt": TENSORRT_PROVIDER}
