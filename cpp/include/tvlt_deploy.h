@@ -107,7 +107,8 @@ typedef struct tvlt_media {
 typedef struct tvlt_answer {
     uint32_t struct_size;
     uint32_t label_count;
-    const char *label;         /* the likeliest; for matching `match` or `mismatch` */
+    const char *label;         /* the likeliest; for matching `match` or `mismatch`; for a regression whose signs have
+                                  names, the name of this one */
     double score;              /* its probability; for regression the value itself */
     const char *const *labels; /* all of them, in the model's order */
     const double *scores;      /* one for each label */

@@ -41,13 +41,16 @@ std::vector<Case> load_cases(const std::string& kind) {
         one.name = entry.at("name");
         one.bundle = entry.at("bundle");
         one.tolerance = entry.at("tolerance");
+        one.status = entry.at("status");
+        one.text = entry.at("text");
         if (entry.contains("inputs")) one.inputs = read_arrays(entry.at("inputs"));
         if (entry.contains("frames"))
             one.frames = {entry.at("frames").at("shape"), read_values<std::uint8_t>(entry.at("frames"))};
         if (entry.contains("samples")) one.samples = read_values<float>(entry.at("samples"));
         if (entry.contains("media")) one.media = data + "/" + entry.at("media").get<std::string>();
         for (const auto& outputs : entry.at("outputs")) one.outputs.push_back(read_arrays(outputs));
-        entry.at("scores").get_to(one.scores);
+        for (const auto& said : entry.at("answers"))
+            one.answers.push_back({said.at("label"), said.at("score"), said.at("scores")});
         cases.push_back(std::move(one));
     }
     return cases;
@@ -115,15 +118,13 @@ bool Case::agrees(const tvlt::Result& result) const {
             for (std::size_t index = 0; index < wanted.values.size(); ++index)
                 if (!near(found.data[index], wanted.values[index])) return false;
         }
-        if (scores.empty()) continue;
+        if (answers.empty()) continue;
         const auto answer = result.answer(clip);
-        if (answer.label_count != scores[clip].size()) return false;
-        double best = -1e300;
-        for (std::uint32_t label = 0; label < answer.label_count; ++label) {
-            if (!rounded(answer.scores[label], scores[clip].at(answer.labels[label]))) return false;
-            best = std::max(best, answer.scores[label]);
-        }
-        if (answer.score != best || !rounded(best, scores[clip].at(answer.label))) return false;
+        const auto& said = answers[clip];
+        if (said.label != answer.label || !rounded(answer.score, said.score)) return false;
+        if (answer.label_count != said.scores.size()) return false;
+        for (std::uint32_t label = 0; label < answer.label_count; ++label)
+            if (!rounded(answer.scores[label], said.scores.at(answer.labels[label]))) return false;
     }
     try {
         result.output(outputs.size());

@@ -1,4 +1,4 @@
-// The answers are those of the Python runtime, on the same graph of the same bundle.
+// The answers are those of the Python runtime on the same graph of the same bundle, and of the Python pipeline.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -23,6 +23,22 @@ void check_all(const std::string& kind) {
 TEST_CASE("prepared tensors, every task") { check_all("tensors"); }
 
 TEST_CASE("raw clips") { check_all("clips"); }
+
+TEST_CASE("raw clips that the Python pipeline refuses") {
+    const auto cases = load_cases("refused");
+    REQUIRE(!cases.empty());
+    for (const auto& one : cases) {
+        CAPTURE(one.name);
+        const tvlt::Session session(bundle_path(one.bundle), test_options(TVLT_CLIPS));
+        try {
+            one.run(session);
+            FAIL_CHECK("it is answered");
+        } catch (const tvlt::Error& error) {
+            CHECK(error.status() == one.status);
+            CHECK_MESSAGE(std::string(error.what()).find(one.text) != std::string::npos, error.what());
+        }
+    }
+}
 
 TEST_CASE("several clips in one call, in order") {
     const auto cases = load_cases("clips");
@@ -76,7 +92,7 @@ TEST_CASE("a result outlives its session") {
 
 TEST_CASE("a task without labels says so") {
     for (const auto& one : load_cases("tensors")) {
-        if (!one.scores.empty()) continue;
+        if (!one.answers.empty()) continue;
         const auto result = one.run(tvlt::Session(bundle_path(one.bundle), test_options()));
         CHECK_THROWS_WITH_AS(result.answer(), doctest::Contains("arrays, not labels"), tvlt::Error);
         return;
