@@ -135,7 +135,8 @@ TVLT_API tvlt_status tvlt_run_tensors(tvlt_session *session, const tvlt_tensor *
 /* Answer `count` media files. libtvlt_deploy_python only. */
 TVLT_API tvlt_status tvlt_run_media(tvlt_session *session, const tvlt_media *media, size_t count, tvlt_result **result);
 
-/* An output of one clip, without the batch axis. name: NULL for the task's first output. */
+/* An output of one clip, without the batch axis. name: NULL for the task's first output. Outputs per token of raw clips
+ * have the tokens of parts that are there only: of an absent part a shape with a 0, size 0, and data that may be NULL. */
 TVLT_API tvlt_status tvlt_result_get(const tvlt_result *result, size_t clip, const char *name, tvlt_tensor *output);
 
 /* The labels and scores of one clip. TVLT_USAGE for tasks without labels. */

@@ -44,6 +44,9 @@ struct Case {
     /// Ask a session, which takes this kind of input.
     tvlt::Result run(const tvlt::Session& session) const;
 
+    /// Expect this answer from now on, bit for bit.
+    void expect(const tvlt::Result& result);
+
     /// Whether an answer is the expected one: bit for bit, where the tolerance is 0.
     bool agrees(const tvlt::Result& result) const;
 };
