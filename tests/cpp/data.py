@@ -143,7 +143,7 @@ def refused_clips(config: TvltConfig) -> dict[str, tuple[np.ndarray | None, np.n
         "has 511 samples; wanted at least 512": (pixel, sound[1:]),
         f"has {frames} frames; wanted at most": (np.repeat(pixel, frames, 0), sound),
         "more than 134217728 pixels": (np.zeros((1, 1, 1 << 20, 3), np.uint8), None),
-        "holds NaN or infinite samples; wanted finite numbers": (pixel, np.where(np.arange(512) == 99, np.nan, sound)),
+        "holds NaN or infinite samples; wanted finite numbers": (pixel, np.full(512, np.nan, np.float32)),
         "divide 16-bit samples by 32768": (pixel, sound + 3000),
     }
 
