@@ -22,8 +22,8 @@ TensorView = tuple[str, tuple[int, ...], memoryview]
 """Name of the input, shape, bytes of float32."""
 MediaFile = tuple[str, str | None, float, float | None, bool]
 """Media file, file of its sound, start and duration in seconds, whether a file read only in part is an error."""
-Scores = tuple[list[str], list[float], int]
-"""Labels, a score for each, index of the best."""
+Scores = tuple[list[str], list[float], str, float]
+"""Labels, a score for each; label and score of the answer."""
 Row = tuple[list[tuple[str, np.ndarray]], Scores | None]
 """Of one clip: its outputs, contiguous float32, and its scores where the task has labels."""
 
@@ -83,8 +83,7 @@ class EmbeddedPipeline:
         arrays = [(name, np.ascontiguousarray(values, np.float32)) for name, values in outputs.items()]
         if answer is None:
             return arrays, None
-        labels = list(answer.scores)
-        return arrays, (labels, list(answer.scores.values()), labels.index(answer.label))
+        return arrays, (list(answer.scores), list(answer.scores.values()), answer.label, answer.score)
 
     def close(self) -> None:
         """Close the pipeline."""

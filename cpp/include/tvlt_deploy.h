@@ -107,7 +107,8 @@ typedef struct tvlt_media {
 typedef struct tvlt_answer {
     uint32_t struct_size;
     uint32_t label_count;
-    const char *label;         /* the likeliest; for matching `match` or `mismatch` */
+    const char *label;         /* the likeliest; for matching `match` or `mismatch`; for a regression whose signs have
+                                  names, the name of this one */
     double score;              /* its probability; for regression the value itself */
     const char *const *labels; /* all of them, in the model's order */
     const double *scores;      /* one for each label */
@@ -134,7 +135,8 @@ TVLT_API tvlt_status tvlt_run_tensors(tvlt_session *session, const tvlt_tensor *
 /* Answer `count` media files. libtvlt_deploy_python only. */
 TVLT_API tvlt_status tvlt_run_media(tvlt_session *session, const tvlt_media *media, size_t count, tvlt_result **result);
 
-/* An output of one clip, without the batch axis. name: NULL for the task's first output. */
+/* An output of one clip, without the batch axis. name: NULL for the task's first output. Outputs per token of raw clips
+ * have the tokens of parts that are there only: of an absent part a shape with a 0, size 0, and data that may be NULL. */
 TVLT_API tvlt_status tvlt_result_get(const tvlt_result *result, size_t clip, const char *name, tvlt_tensor *output);
 
 /* The labels and scores of one clip. TVLT_USAGE for tasks without labels. */

@@ -291,8 +291,8 @@ tvlt_status tvlt_result_answer(const tvlt_result* result, size_t clip, tvlt_answ
         const auto& found = row_of(result, clip).answer;
         if (!found) refuse("the bundle's task gives arrays, not labels", "read them with tvlt_result_get");
         view.label_count = static_cast<uint32_t>(found->labels->size());
-        view.label = found->labels->pointers()[found->best];
-        view.score = found->scores[found->best];
+        view.label = found->label.c_str();
+        view.score = found->score;
         view.labels = found->labels->pointers();
         view.scores = found->scores.data();
     });

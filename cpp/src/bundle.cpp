@@ -126,7 +126,7 @@ const Graph& Bundle::graph(const std::string& precision, const std::string& form
     throw Failure(TVLT_USAGE,
                   directory_.string() + " holds no " + precision + " graph in the " + form + " form; it holds " +
                       (held.empty() ? "none" : held),
-                  form == "fused" ? "add it with `tvlt-deploy export --fused`" : "");
+                  form == "fused" ? "add it with `tvlt-deploy fuse`, or prepare tensors (options.input)" : "");
 }
 
 void Bundle::check(const std::string& name) const {

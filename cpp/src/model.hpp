@@ -66,6 +66,7 @@ public:
     Labels& operator=(const Labels&) = delete;
 
     std::size_t size() const { return names_.size(); }
+    const std::string& operator[](std::size_t index) const { return names_[index]; }
     const char* const* pointers() const { return pointers_.data(); }
 
 private:
@@ -76,7 +77,8 @@ private:
 struct Answer {
     std::shared_ptr<const Labels> labels;
     std::vector<double> scores;  ///< one for each label
-    std::size_t best = 0;
+    std::string label;
+    double score = 0;
 };
 
 /// What came of one clip.

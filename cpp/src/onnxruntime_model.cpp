@@ -23,10 +23,13 @@ std::pair<std::int64_t, std::int64_t> pair_of(const nlohmann::json& value) {
     return {value.at(0).get<std::int64_t>(), value.at(1).get<std::int64_t>()};
 }
 
+/// What turns logits into scores, as tvlt_deploy.TvltConfig.activation.
+enum class Activation { none, sigmoid, softmax };
+
 /// What the model takes and how it answers: config.json.
 struct Config {
     explicit Config(const nlohmann::json& values)
-        : most_frames(values.at("num_frames")), classifies(values.at("loss_type") == "classification") {
+        : most_frames(values.at("num_frames")) {
         const auto image = pair_of(values.at("image_size")), patch = pair_of(values.at("image_patch_size"));
         const auto audio = pair_of(values.at("audio_patch_size"));
         height = image.first;
@@ -37,12 +40,20 @@ struct Config {
         most_rows = values.at("spectrogram_length").get<std::int64_t>() / patch_rows * patch_rows;
         const auto& names = values.at("id2label");
         for (std::size_t index = 0; index < names.size(); ++index) labels.push_back(names.at(std::to_string(index)));
+        const std::map<std::string, Activation> activations{{"regression", Activation::none},
+                                                            {"multi_label_classification", Activation::sigmoid},
+                                                            {"single_label_classification", Activation::softmax}};
+        if (values.contains("problem_type") && !values["problem_type"].is_null())
+            activation = activations.at(values["problem_type"]);
+        else if (values.at("loss_type") == "classification" && labels.size() > 1)
+            activation = Activation::softmax;
+        if (values.contains("sign_labels") && !values["sign_labels"].is_null()) sign_labels = values["sign_labels"];
     }
 
     std::int64_t most_frames, height = 0, width = 0, patches_per_frame = 0;
     std::int64_t patch_rows = 0, patches_per_step = 0, most_rows = 0;
-    bool classifies;
-    std::vector<std::string> labels;
+    std::vector<std::string> labels, sign_labels;  // of a value below 0 and from 0 on, or none
+    Activation activation = Activation::none;
 };
 
 /// What pre-processing refuses: preprocessor_config.json. The limits are those of tvlt_deploy.processors.
@@ -57,19 +68,21 @@ struct Preprocessing {
 
     void check(const Clip& clip, const std::string& name) const {
         if (clip.frame_count > 0) {
-            const double shorter = static_cast<double>(std::min(clip.height, clip.width));
-            const double longer = static_cast<double>(std::max(clip.height, clip.width));
-            if (static_cast<double>(short_edge * short_edge) * (longer / shorter) > most_pixels)
+            const auto [shorter, longer] = std::minmax(clip.height, clip.width);
+            const double resized = std::floor(static_cast<double>(short_edge) * static_cast<double>(longer) /
+                                              static_cast<double>(shorter));
+            if (static_cast<double>(short_edge) * resized > most_pixels)
                 throw Failure(TVLT_USAGE,
                               name + " has frames of " + std::to_string(clip.height) + "x" +
-                                  std::to_string(clip.width) + ", which is too extreme a shape",
-                              "crop them first");
+                                  std::to_string(clip.width) + ", which resize to more than " +
+                                  std::to_string(most_pixels) + " pixels",
+                              "crop them to a less extreme shape first");
         }
         if (clip.sample_count > 0) check_sound(clip, name);
     }
 
 private:
-    static constexpr double most_pixels = 1 << 27;  // of one resized frame
+    static constexpr int most_pixels = 1 << 27;  // of one resized frame
     static constexpr float loudest = 64;  // integer samples as floats get here, sound within [-1, 1] does not
 
     void check_sound(const Clip& clip, const std::string& name) const {
@@ -103,38 +116,45 @@ private:
 /// Labels and scores from the first output of one clip, as tvlt_deploy.Pipeline.answers.
 class Answering {
 public:
-    Answering(const std::string& task, const Config& config) : softmax_(config.classifies && config.labels.size() > 1) {
+    Answering(const std::string& task, const Config& config) : activation_(config.activation) {
         matching_ = task == "audio-visual-matching";
-        if (matching_)
+        if (matching_) {
             labels_ = std::make_shared<Labels>(std::vector<std::string>{"match", "mismatch"});
-        else if (task == "audio-visual-classification")
+            activation_ = Activation::sigmoid;
+        } else if (task == "audio-visual-classification") {
             labels_ = std::make_shared<Labels>(config.labels);
+            signs_ = config.sign_labels;
+        }
     }
 
     std::optional<Answer> operator()(const Output& output) const {
         if (labels_ == nullptr) return std::nullopt;
         std::vector<double> scores(output.values.begin(), output.values.end());
-        if (matching_) {
-            const double match = 0.5 * (1 + std::tanh(scores.at(0) / 2));  // the sigmoid, without overflow
-            scores = {match, 1 - match};
-        } else if (softmax_) {
+        if (activation_ == Activation::sigmoid) {
+            for (auto& score : scores) score = 0.5 * (1 + std::tanh(score / 2));  // without overflow
+        } else if (activation_ == Activation::softmax) {
             const double most = *std::max_element(scores.begin(), scores.end());
             double total = 0;
             for (auto& score : scores) total += score = std::exp(score - most);
             for (auto& score : scores) score /= total;
         }
+        if (matching_) scores = {scores.at(0), 1 - scores.at(0)};
         if (scores.size() != labels_->size())
             throw Failure(TVLT_FILE,
                           "the graph gives " + std::to_string(scores.size()) + " scores for " +
                               std::to_string(labels_->size()) + " labels",
                           "export the bundle again");
-        const auto best = std::max_element(scores.begin(), scores.end()) - scores.begin();
-        return Answer{labels_, std::move(scores), static_cast<std::size_t>(best)};
+        const auto best = static_cast<std::size_t>(std::max_element(scores.begin(), scores.end()) - scores.begin());
+        const double score = scores[best];
+        return Answer{labels_, std::move(scores), signs_.empty() ? (*labels_)[best] : signs_.at(score >= 0 ? 1 : 0),
+                      score};
     }
 
 private:
     std::shared_ptr<const Labels> labels_;
-    bool softmax_, matching_ = false;
+    std::vector<std::string> signs_;
+    Activation activation_;
+    bool matching_ = false;
 };
 
 /// One row for each clip of a batch of outputs.
@@ -224,7 +244,7 @@ private:
         const auto values = bundle.read_json(name);
         try {
             return T(values);
-        } catch (const nlohmann::json::exception& error) {
+        } catch (const std::exception& error) {
             throw Failure(TVLT_FILE, bundle.path(name).string() + " lacks or misshapes a setting: " + error.what(),
                           "export the bundle again");
         }

@@ -243,11 +243,12 @@ Output output_of(PyObject* pair) {
 std::optional<Answer> answer_of(PyObject* scores) {
     if (scores == Py_None) return std::nullopt;
     PyObject *labels = nullptr, *values = nullptr;
-    Py_ssize_t best = 0;
-    if (PyArg_ParseTuple(scores, "O!O!n", &PyList_Type, &labels, &PyList_Type, &values, &best) == 0)
-        throw python_failure();
-    std::vector<std::string> names;
+    const char* label = nullptr;
     Answer answer;
+    if (PyArg_ParseTuple(scores, "O!O!sd", &PyList_Type, &labels, &PyList_Type, &values, &label, &answer.score) == 0)
+        throw python_failure();
+    answer.label = label;
+    std::vector<std::string> names;
     for (Py_ssize_t index = 0; index < PyList_GET_SIZE(labels); ++index) {
         const char* const name = PyUnicode_AsUTF8(PyList_GET_ITEM(labels, index));
         if (name == nullptr) throw python_failure();
@@ -255,7 +256,6 @@ std::optional<Answer> answer_of(PyObject* scores) {
         answer.scores.push_back(PyFloat_AsDouble(PyList_GET_ITEM(values, index)));
     }
     answer.labels = std::make_shared<Labels>(std::move(names));
-    answer.best = static_cast<std::size_t>(best);
     return answer;
 }
 

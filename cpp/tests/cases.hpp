@@ -17,6 +17,13 @@ struct Frames {
     std::vector<std::uint8_t> values;
 };
 
+/// What is said of a clip, by tasks with labels.
+struct Said {
+    std::string label;
+    double score;
+    std::map<std::string, double> scores;  // by label
+};
+
 /// One call: a batch of tensors, or one clip.
 struct Case {
     std::string name, bundle;
@@ -25,8 +32,10 @@ struct Case {
     std::vector<float> samples;                         // of a clip
     std::string media;                                  // of a media file
     std::vector<std::map<std::string, Array>> outputs;  // by clip and name
-    std::vector<std::map<std::string, double>> scores;  // by clip and label; empty for tasks without labels
+    std::vector<Said> answers;                          // by clip; empty for tasks without labels
     double tolerance = 0;
+    tvlt_status status = TVLT_OK;  // of a call that is refused, with a text that holds `text`
+    std::string text;
 
     tvlt_input input() const { return inputs.empty() ? TVLT_CLIPS : TVLT_TENSORS; }
     tvlt_clip clip() const;
@@ -34,6 +43,9 @@ struct Case {
 
     /// Ask a session, which takes this kind of input.
     tvlt::Result run(const tvlt::Session& session) const;
+
+    /// Expect this answer from now on, bit for bit.
+    void expect(const tvlt::Result& result);
 
     /// Whether an answer is the expected one: bit for bit, where the tolerance is 0.
     bool agrees(const tvlt::Result& result) const;

@@ -1,7 +1,8 @@
-// The answers are those of the Python runtime, on the same graph of the same bundle.
+// The answers are those of the Python runtime on the same graph of the same bundle, and of the Python pipeline.
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <map>
 
 #include "cases.hpp"
 
@@ -9,12 +10,24 @@ TEST_SUITE_BEGIN("answers");
 
 namespace {
 
+/// The session for a case; one for each bundle.
+class Sessions {
+public:
+    const tvlt::Session& of(const Case& one) {
+        return opened_.try_emplace(one.bundle, bundle_path(one.bundle), test_options(one.input())).first->second;
+    }
+
+private:
+    std::map<std::string, tvlt::Session> opened_;
+};
+
 void check_all(const std::string& kind) {
     const auto cases = load_cases(kind);
     REQUIRE(!cases.empty());
+    Sessions sessions;
     for (const auto& one : cases) {
         CAPTURE(one.name);
-        CHECK(one.agrees(one.run(tvlt::Session(bundle_path(one.bundle), test_options(one.input())))));
+        CHECK(one.agrees(one.run(sessions.of(one))));
     }
 }
 
@@ -23,6 +36,22 @@ void check_all(const std::string& kind) {
 TEST_CASE("prepared tensors, every task") { check_all("tensors"); }
 
 TEST_CASE("raw clips") { check_all("clips"); }
+
+TEST_CASE("raw clips that the Python pipeline refuses") {
+    const auto cases = load_cases("refused");
+    REQUIRE(!cases.empty());
+    Sessions sessions;
+    for (const auto& one : cases) {
+        CAPTURE(one.name);
+        try {
+            one.run(sessions.of(one));
+            FAIL_CHECK("it is answered");
+        } catch (const tvlt::Error& error) {
+            CHECK(error.status() == one.status);
+            CHECK_MESSAGE(std::string(error.what()).find(one.text) != std::string::npos, error.what());
+        }
+    }
+}
 
 TEST_CASE("several clips in one call, in order") {
     const auto cases = load_cases("clips");
@@ -47,6 +76,7 @@ TEST_CASE("several clips in one call, in order") {
 }
 
 TEST_CASE("padded rows and frames give the same answer as packed ones") {
+    Sessions sessions;
     for (const auto& one : load_cases("clips")) {
         if (one.frames.values.empty()) continue;
         CAPTURE(one.name);
@@ -62,7 +92,7 @@ TEST_CASE("padded rows and frames give the same answer as packed ones") {
         clip.frames = padded.data();
         // The buffer may end with the last pixel.
         clip.frames_size = padded.size() - 5 - 11;
-        CHECK(one.agrees(tvlt::Session(bundle_path(one.bundle), test_options(TVLT_CLIPS)).run(clip)));
+        CHECK(one.agrees(sessions.of(one).run(clip)));
     }
 }
 
@@ -76,7 +106,7 @@ TEST_CASE("a result outlives its session") {
 
 TEST_CASE("a task without labels says so") {
     for (const auto& one : load_cases("tensors")) {
-        if (!one.scores.empty()) continue;
+        if (!one.answers.empty()) continue;
         const auto result = one.run(tvlt::Session(bundle_path(one.bundle), test_options()));
         CHECK_THROWS_WITH_AS(result.answer(), doctest::Contains("arrays, not labels"), tvlt::Error);
         return;

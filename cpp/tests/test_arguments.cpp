@@ -95,7 +95,7 @@ TEST_CASE("clips that are no clips") {
     try_clip("sample_count is -1", [](tvlt_clip& clip) { clip.sample_count = -1; });
     try_clip("neither frames nor samples", [](tvlt_clip& clip) { clip.frame_count = clip.sample_count = 0; });
     const std::vector<std::uint8_t> sliver(3 << 20);
-    try_clip("too extreme a shape", [&](tvlt_clip& clip) {
+    try_clip("more than 134217728 pixels", [&](tvlt_clip& clip) {
         clip.frames = sliver.data();
         clip.frames_size = sliver.size();
         clip.frame_count = clip.height = 1;
@@ -272,12 +272,18 @@ TEST_CASE("options") {
     try_options(TVLT_USAGE, "device is 'gpu'", [](auto& options) { options.device = "gpu"; });
     try_options(TVLT_USAGE, "backend is 'torch'", [](auto& options) { options.backend = "torch"; });
     try_options(TVLT_USAGE, "holds no int8 graph", [](auto& options) { options.precision = "int8"; });
-    try_options(TVLT_USAGE, "--fused", [](auto& options) { options.input = TVLT_CLIPS; });
     try_options(TVLT_USAGE, "provider is 'cuda' on cpu", [](auto& options) { options.provider = "cuda"; });
     try_options(TVLT_USAGE, "provider is 'rocm' on cuda", [](auto& options) {
         options.provider = "rocm";
         options.device = "cuda";
     });
+}
+
+TEST_CASE("a bundle without the fused graph takes no clips") {
+    const auto options = test_options(TVLT_CLIPS);
+    tvlt_session* session = nullptr;
+    check_refused([&] { return tvlt_open(bundle_path("masked-reconstruction").c_str(), &options, &session); },
+                  "holds no fp32 graph in the fused form");
 }
 
 TEST_CASE("a provider that this ONNX Runtime lacks is named, with those it has") {

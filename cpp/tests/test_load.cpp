@@ -11,11 +11,19 @@
 namespace {
 
 /// The cases of the first case's bundle: calls of mixed shapes that one session takes.
-std::vector<Case> mixed_cases() {
+std::vector<Case> mixed_cases(const std::string& kind) {
     std::vector<Case> mixed;
-    for (auto& one : load_cases("tensors"))
+    for (auto& one : load_cases(kind))
         if (mixed.empty() || one.bundle == mixed.front().bundle) mixed.push_back(std::move(one));
     return mixed;
+}
+
+/// Tensors with the answers of the Python runtime, and raw clips with those that a session gives one after the other.
+std::vector<std::vector<Case>> mixed_calls() {
+    auto clips = mixed_cases("clips");
+    const tvlt::Session session(bundle_path(clips.front().bundle), test_options(TVLT_CLIPS));
+    for (auto& one : clips) one.expect(one.run(session));
+    return {mixed_cases("tensors"), clips};
 }
 
 std::size_t resident_bytes() {
@@ -30,29 +38,30 @@ std::size_t resident_bytes() {
 TEST_SUITE_BEGIN("threads");
 
 TEST_CASE("8 threads x 200 calls of mixed shapes answer bit for bit as one call after the other") {
-    const auto cases = mixed_cases();
-    REQUIRE(cases.size() > 4);
-    const tvlt::Session session(bundle_path(cases.front().bundle), test_options());
-    std::atomic<int> wrong{0}, failed{0}, done{0};
-    std::vector<std::thread> threads;
-    for (std::size_t thread = 0; thread < 8; ++thread)
-        threads.emplace_back([&, thread] {
-            for (std::size_t call = 0; call < 200; ++call) try {
-                    const auto& one = cases[(call * 7 + thread) % cases.size()];
-                    wrong += one.agrees(one.run(session)) ? 0 : 1;
-                    ++done;
-                } catch (const tvlt::Error&) {
-                    ++failed;
-                }
-        });
-    for (auto& thread : threads) thread.join();
-    CHECK(done == 1600);
-    CHECK(wrong == 0);
-    CHECK(failed == 0);
+    for (const auto& cases : mixed_calls()) {
+        REQUIRE(cases.size() > 4);
+        const tvlt::Session session(bundle_path(cases.front().bundle), test_options(cases.front().input()));
+        std::atomic<int> wrong{0}, failed{0}, done{0};
+        std::vector<std::thread> threads;
+        for (std::size_t thread = 0; thread < 8; ++thread)
+            threads.emplace_back([&, thread] {
+                for (std::size_t call = 0; call < 200; ++call) try {
+                        const auto& one = cases[(call * 7 + thread) % cases.size()];
+                        wrong += one.agrees(one.run(session)) ? 0 : 1;
+                        ++done;
+                    } catch (const tvlt::Error&) {
+                        ++failed;
+                    }
+            });
+        for (auto& thread : threads) thread.join();
+        CHECK(done == 1600);
+        CHECK(wrong == 0);
+        CHECK(failed == 0);
+    }
 }
 
 TEST_CASE("an error is the calling thread's own") {
-    const auto one = mixed_cases().front();
+    const auto one = mixed_cases("tensors").front();
     const tvlt::Session session(bundle_path(one.bundle), test_options());
     tvlt_session* none = nullptr;
     REQUIRE(tvlt_open("/nowhere", nullptr, &none) != TVLT_OK);
@@ -67,7 +76,7 @@ TEST_CASE("an error is the calling thread's own") {
 }
 
 TEST_CASE("sessions open and close side by side") {
-    const auto one = mixed_cases().front();
+    const auto one = mixed_cases("tensors").front();
     std::atomic<int> right{0};
     std::vector<std::thread> threads;
     for (int thread = 0; thread < 4; ++thread)
@@ -85,18 +94,20 @@ TEST_SUITE_END();
 TEST_SUITE_BEGIN("memory");
 
 TEST_CASE("2,000 calls of mixed shapes grow the resident memory by less than 20 MB in the second half") {
-    const auto cases = mixed_cases();
-    const tvlt::Session session(bundle_path(cases.front().bundle), test_options());
-    std::size_t half = 0;
-    for (std::size_t call = 0; call < 2000; ++call) {
-        if (call == 1000) half = resident_bytes();
-        CHECK(cases[call % cases.size()].agrees(cases[call % cases.size()].run(session)));
+    for (const auto& cases : mixed_calls()) {
+        const tvlt::Session session(bundle_path(cases.front().bundle), test_options(cases.front().input()));
+        std::size_t half = 0;
+        for (std::size_t call = 0; call < 2000; ++call) {
+            if (call == 1000) half = resident_bytes();
+            const auto& one = cases[call % cases.size()];
+            CHECK(one.agrees(one.run(session)));
+        }
+        CHECK(resident_bytes() < half + 20'000'000);
     }
-    CHECK(resident_bytes() < half + 20'000'000);
 }
 
 TEST_CASE("50 sessions that come and go leave less than 20 MB behind in the second half") {
-    const auto one = mixed_cases().front();
+    const auto one = mixed_cases("tensors").front();
     std::size_t half = 0;
     for (int round = 0; round < 50; ++round) {
         if (round == 25) half = resident_bytes();

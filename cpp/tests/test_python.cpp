@@ -77,6 +77,7 @@ TEST_CASE("the caller's memory may go as soon as a call returns") {
     const tvlt::Session session(bundle_path(cases.front().bundle), test_options());
     for (int round = 0; round < 5; ++round)
         for (const auto& one : cases) {
+            if (one.bundle != cases.front().bundle) continue;
             auto copy = std::make_unique<Case>(one);
             const auto result = copy->run(session);
             copy.reset();  // AddressSanitizer sees a later access

@@ -5,6 +5,7 @@ Usage: python -m tests.cpp.data DIR
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -14,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import tvlt_deploy
 from tests import truth
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.config import TvltConfig
-from tvlt_deploy.files import sha256_of
+from tvlt_deploy.errors import InputError
 from tvlt_deploy.pipeline import Answer, Pipeline
-from tvlt_deploy.runtimes.onnxruntime import shared_library
+from tvlt_deploy.runtimes.onnxruntime import open_fused, shared_library
 from tvlt_deploy.tasks import TASKS
 
 THREADS = 2
@@ -29,6 +31,11 @@ THREADS = 2
 
 CLOSE = 1e-5
 """Limit on differences where pre-processing is part of it: its matrix products depend on the number of threads."""
+
+FUSED = 1e-4
+"""Limit on differences between the fused graph and the pipeline."""
+
+RATE = 44100
 
 SHAPES = [(1, 1, 1, "all"), (1, 4, 7, "all"), (2, 3, 5, "padded both"), (3, 2, 4, "no audio"), (5, 1, 6, "scattered")]
 """Clips, frames, steps of sound and which patches are valid; see `tests.truth.feeds`."""
@@ -51,9 +58,11 @@ class Writer:
         return {"shape": list(values.shape), "file": name}
 
     def bundle(self, bundle: Bundle, name: str) -> str:
-        """Copy a bundle."""
+        """Copy a bundle, with the fused graph where its task has one."""
         if not (self.directory / name).exists():
             shutil.copytree(bundle.directory, self.directory / name)
+            if not bundle.task.needs_noise:
+                tvlt_deploy.fuse(self.directory / name, verify=False)
         return name
 
     def case(
@@ -63,15 +72,19 @@ class Writer:
         rows: Sequence[Mapping[str, np.ndarray]],
         answers: Sequence[Answer],
         tolerance: float = 0.0,
+        status: int = 0,
+        text: str = "",
         **inputs: Any,
     ) -> Case:
-        """One call, and for each of its clips the outputs and scores that it must give."""
+        """One call, and for each of its clips the outputs and the answer that it must give; or how it is refused."""
         return {
             "name": name,
             "bundle": bundle,
             "tolerance": tolerance,
             "outputs": [{output: self.array(values) for output, values in row.items()} for row in rows],
-            "scores": [answer.scores for answer in answers],
+            "answers": [dataclasses.asdict(answer) for answer in answers],
+            "status": status,
+            "text": text,
             **inputs,
         }
 
@@ -84,9 +97,9 @@ def _answers(pipeline: Pipeline, outputs: Mapping[str, Any]) -> list[Answer]:
     return pipeline.answers(np.asarray(next(iter(outputs.values())))) if pipeline.has_labels else []
 
 
-def _tensor_cases(writer: Writer, bundle: Bundle) -> list[Case]:
+def _tensor_cases(writer: Writer, bundle: Bundle, name: str) -> list[Case]:
     """Prepared tensors of several shapes, answered by the Python runtime on the same graph."""
-    name = writer.bundle(bundle, bundle.task.name)
+    writer.bundle(bundle, name)
     cases = []
     with tvlt_deploy.load(bundle, threads=THREADS) as pipeline:
         for batch, frames, steps, valid in SHAPES:
@@ -113,68 +126,26 @@ def clips(config: TvltConfig) -> dict[str, tuple[np.ndarray | None, np.ndarray |
     picture = lambda *shape: random.integers(0, 256, (*shape, 3), np.uint8)  # noqa: E731
     sound = lambda count: random.normal(0, 0.1, count).astype(np.float32)  # noqa: E731
     return {
-        "frames and sound": (picture(2, 48, 64), sound(20000)),
+        "frames of odd size and sound": (picture(3, 47, 61), sound(20000)),
         "portrait, most frames": (picture(config.num_frames, 61, 33), sound(7001)),
+        "more sound than the model takes": (picture(1, 90, 40), sound(80001)),
         "one pixel": (picture(1, 1, 1), sound(512)),
         "no sound": (picture(3, 20, 30), None),
         "no picture": (None, sound(30000)),
     }
 
 
-def _stand_in(bundle: Bundle, directory: Path) -> Bundle:
-    """A copy with a graph of the fused form's inputs that weighs every pixel and sample by its place."""
-    from onnx import checker, parser, save
-
-    graph = parser.parse_model(
-        """<ir_version: 10, opset_import: ["" : 20]>
-        fused (uint8[frames, height, width, 3] frames, float[samples] waveform) => (float[1, 2] logits)
-        <int64 zero = {0}, int64 one = {1}, int64 seven = {7}, int64 five = {5}, int64[1] all = {-1},
-         int64[2] row = {1, 1}, float scale = {0.000030517578125}>
-        {
-            flat = Reshape(frames, all)
-            pixels = Cast<to = 1>(flat)
-            pixel_count = Size(flat)
-            pixel_places = Range(zero, pixel_count, one)
-            pixel_weights = Mod(pixel_places, seven)
-            pixel_factors = Cast<to = 1>(pixel_weights)
-            weighed_pixels = Mul(pixels, pixel_factors)
-            seen = ReduceSum<keepdims = 0>(weighed_pixels)
-            sample_count = Size(waveform)
-            sample_places = Range(zero, sample_count, one)
-            sample_weights = Mod(sample_places, five)
-            sample_factors = Cast<to = 1>(sample_weights)
-            weighed_samples = Mul(waveform, sample_factors)
-            heard = ReduceSum<keepdims = 0>(weighed_samples)
-            small = Mul(seen, scale)
-            seen_row = Reshape(small, row)
-            heard_row = Reshape(heard, row)
-            logits = Concat<axis = 1>(seen_row, heard_row)
-        }"""
-    )
-    checker.check_model(graph)
-    shutil.copytree(bundle.directory, directory)
-    path = directory / "fused" / "model.onnx"
-    path.parent.mkdir()
-    save(graph, path)
-
-    def add(manifest: dict[str, Any]) -> None:
-        name = "fused/model.onnx"
-        file = {"sha256": sha256_of(path), "size": path.stat().st_size}
-        manifest["files"][name] = file
-        variant = {"precision": "fp32", "form": "fused", "path": name, "files": [name], **file, "opset": 20}
-        manifest["variants"].append({**variant, "parity": {"verdict": "not run"}})
-
-    made = Bundle(directory)
-    made.update(add)
-    return made
-
-
-def _weighed(frames: np.ndarray | None, sound: np.ndarray | None) -> np.ndarray:
-    """What the graph of `_stand_in` says of a clip."""
-    pixels = np.zeros(0) if frames is None else frames.reshape(-1).astype(np.float64)
-    samples = np.zeros(0) if sound is None else sound.astype(np.float64)
-    weigh = lambda values, period: values @ (np.arange(len(values)) % period)  # noqa: E731
-    return np.array([[weigh(pixels, 7) / 2**15, weigh(samples, 5)]], np.float32)
+def refused_clips(config: TvltConfig) -> dict[str, tuple[np.ndarray | None, np.ndarray | None]]:
+    """Clips that cannot be answered, by what is said of them."""
+    pixel, sound = np.zeros((1, 1, 1, 3), np.uint8), np.zeros(512, np.float32)
+    frames = config.num_frames + 1
+    return {
+        "has 511 samples; wanted at least 512": (pixel, sound[1:]),
+        f"has {frames} frames; wanted at most": (np.repeat(pixel, frames, 0), sound),
+        "more than 134217728 pixels": (np.zeros((1, 1, 1 << 20, 3), np.uint8), None),
+        "holds NaN or infinite samples; wanted finite numbers": (pixel, np.full(512, np.nan, np.float32)),
+        "divide 16-bit samples by 32768": (pixel, sound + 3000),
+    }
 
 
 def _clip_inputs(writer: Writer, frames: np.ndarray | None, sound: np.ndarray | None) -> Case:
@@ -183,55 +154,86 @@ def _clip_inputs(writer: Writer, frames: np.ndarray | None, sound: np.ndarray | 
     }
 
 
-def _stand_in_cases(writer: Writer, bundle: Bundle) -> list[Case]:
-    """Raw clips on a graph whose answer is known in closed form."""
-    with tempfile.TemporaryDirectory() as directory:
-        name = writer.bundle(_stand_in(bundle, Path(directory) / "bundle"), "fused")
-    with tvlt_deploy.load(bundle, threads=THREADS) as pipeline:
-        return [
-            writer.case(
-                key,
-                name,
-                [{"logits": _weighed(frames, sound)[0]}],
-                pipeline.answers(_weighed(frames, sound)),
-                tolerance=1e-3,
-                **_clip_inputs(writer, frames, sound),
-            )
-            for key, (frames, sound) in clips(bundle.config).items()
-        ]
-
-
-def _pipeline_cases(writer: Writer, bundle: Bundle) -> list[Case]:
-    """Raw clips, and a media file, answered by the Python pipeline."""
+def _clip_cases(writer: Writer, bundle: Bundle, tolerance: float) -> list[Case]:
+    """Raw clips, answered by the Python pipeline."""
     name = writer.bundle(bundle, bundle.task.name)
     cases = []
     with tvlt_deploy.load(bundle, threads=THREADS) as pipeline:
         for key, (frames, sound) in clips(bundle.config).items():
-            outputs = pipeline([frames], [sound], 44100)
+            outputs = pipeline([frames], [sound], RATE)
             inputs = _clip_inputs(writer, frames, sound)
-            cases.append(writer.case(key, name, _rows(outputs, 1), _answers(pipeline, outputs), CLOSE, **inputs))
-        cases.append(_media_case(writer, pipeline, name))
+            rows, answers = _rows(outputs, 1), _answers(pipeline, outputs)
+            cases.append(writer.case(f"{name}: {key}", name, rows, answers, tolerance, **inputs))
     return cases
 
 
-def _media_case(writer: Writer, pipeline: Pipeline, name: str) -> Case:
+def _fused_cases(writer: Writer, bundle: Bundle) -> list[Case]:
+    """Raw clips, answered by the same fused graph in Python."""
+    name = writer.bundle(bundle, bundle.task.name)
+    cases = []
+    with (
+        tvlt_deploy.load(bundle, threads=THREADS) as pipeline,
+        open_fused(Bundle(writer.directory / name), threads=THREADS) as runtime,
+    ):
+        for key, (frames, sound) in clips(bundle.config).items():
+            outputs = runtime.run(frames, sound)
+            inputs = _clip_inputs(writer, frames, sound)
+            rows, answers = _rows(outputs, 1), _answers(pipeline, outputs)
+            cases.append(writer.case(f"{name}, the same graph: {key}", name, rows, answers, CLOSE, **inputs))
+    return cases
+
+
+def _refused_cases(writer: Writer, bundle: Bundle) -> list[Case]:
+    """Raw clips that the Python pipeline refuses: its exit code, and a part of its message."""
+    name = writer.bundle(bundle, bundle.task.name)
+    cases = []
+    with tvlt_deploy.load(bundle, threads=THREADS) as pipeline:
+        for text, (frames, sound) in refused_clips(bundle.config).items():
+            with pytest.raises(InputError, match=text) as refusal:
+                pipeline([frames], [sound], RATE)
+            inputs = _clip_inputs(writer, frames, sound)
+            cases.append(writer.case(text, name, [], [], status=refusal.value.exit_code, text=text, **inputs))
+    return cases
+
+
+def _media_case(writer: Writer, bundle: Bundle) -> Case:
+    """A media file, answered by the Python pipeline."""
     from tests.media import files
     from tvlt_deploy.batch import answer_files
 
+    name = writer.bundle(bundle, bundle.task.name)
     files.write(writer.directory / "clip.mp4", np.arange(25) / 25, files.tone(1.0))
-    (answer,) = answer_files(pipeline, [(writer.directory / "clip.mp4", None)])
+    with tvlt_deploy.load(bundle, threads=THREADS) as pipeline:
+        (answer,) = answer_files(pipeline, [(writer.directory / "clip.mp4", None)])
     assert answer.answer is not None
     return writer.case("a media file", name, [answer.outputs], [answer.answer], CLOSE, media="clip.mp4")
 
 
-def write_data(directory: Path, bundle_of: Callable[[str], Bundle], python: Path) -> None:
-    """Fill a directory that exists. bundle_of: task -> a small bundle. python: of an environment with tvlt-deploy."""
+def write_data(directory: Path, bundle_of: Callable[..., Bundle], python: Path) -> None:
+    """Fill a directory that exists.
+
+    bundle_of: (task, configuration changes) -> a small bundle. python: of an environment with tvlt-deploy.
+    """
     writer = Writer(directory)
-    classification = bundle_of("audio-visual-classification")
-    tensors = [case for task in sorted(TASKS) for case in _tensor_cases(writer, bundle_of(task))]
+    classification = "audio-visual-classification"
+    bundles = {
+        **{task: bundle_of(task) for task in sorted(TASKS)},
+        "several labels at once": bundle_of(classification, problem_type="multi_label_classification"),
+        "signs": bundle_of(classification, loss_type="regression", num_labels=1, sign_labels=["below", "above"]),
+    }
+    tensors = [case for name, bundle in bundles.items() for case in _tensor_cases(writer, bundle, name)]
+    seen_and_heard = [bundles[task] for task in (classification, "audio-visual-matching", "feature-extraction")]
+    refused = _refused_cases(writer, bundles[classification])
+    fused = [
+        case
+        for bundle in seen_and_heard
+        for case in (*_clip_cases(writer, bundle, FUSED), *_fused_cases(writer, bundle))
+    ]
+    embedded = [case for bundle in seen_and_heard for case in _clip_cases(writer, bundle, CLOSE)]
+    media = _media_case(writer, bundles[classification])
     cases = {
-        "tvlt_deploy": {"tensors": tensors, "clips": _stand_in_cases(writer, classification)},
-        "tvlt_deploy_python": {"tensors": tensors, "clips": _pipeline_cases(writer, classification)},
+        "tvlt_deploy": {"tensors": tensors, "clips": fused, "refused": refused},
+        "tvlt_deploy_python": {"tensors": tensors, "clips": [*embedded, media], "refused": refused},
     }
     content = {"onnxruntime": str(shared_library()), "python": str(python), "cases": cases}
     (directory / "cases.json").write_text(json.dumps(content, indent=1))
@@ -245,12 +247,11 @@ def main(directory: Path) -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
 
-        def bundle_of(task: str) -> Bundle:
-            bundle = Path(scratch) / task
-            if not bundle.exists():
-                init_checkpoint(bundle.with_suffix(".pt"), hf.our_config(**SMALL), 0, TASKS[task].reference)
-                tvlt_deploy.export(bundle.with_suffix(".pt"), bundle, task=task)
-            return Bundle(bundle)
+        def bundle_of(task: str, **changes: Any) -> Bundle:
+            bundle = Path(tempfile.mkdtemp(dir=scratch)) / "bundle"
+            checkpoint = bundle.with_name("checkpoint")
+            init_checkpoint(checkpoint, hf.our_config(**SMALL, **changes), 0, TASKS[task].reference)
+            return tvlt_deploy.export(checkpoint, bundle, task=task)
 
         directory.mkdir(parents=True, exist_ok=True)
         write_data(directory, bundle_of, Path(sys.executable))

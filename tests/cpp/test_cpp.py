@@ -138,7 +138,7 @@ def test_only_the_c_functions_are_exported(build_of: Callable[..., Path]) -> Non
 def test_the_page_of_the_docs_builds_against_the_installed_package(
     build_of: Callable[..., Path], data: Path, tmp_path: Path
 ) -> None:
-    prefix, source = tmp_path / "prefix", tmp_path / "source"
+    prefix, source, bundle = tmp_path / "prefix", tmp_path / "source", data / "audio-visual-classification"
     _checked("cmake", "--install", build_of(), "--prefix", prefix)
     source.mkdir()
     page = (ROOT / "docs" / "cpp.md").read_text()
@@ -148,15 +148,15 @@ def test_the_page_of_the_docs_builds_against_the_installed_package(
     _checked("cmake", "-S", source, "-B", source / "build", f"-DCMAKE_PREFIX_PATH={prefix}")
     _checked("cmake", "--build", source / "build")
     run = {"TVLT_ONNXRUNTIME": str(shared_library())}
-    assert re.fullmatch(r"LABEL_[01] [01]\.\d{4}\n", _checked(source / "build" / "service", data / "fused", env=run))
-    refused = _run(source / "build" / "service", data / "fused", env={"TVLT_ONNXRUNTIME": "/nowhere.so"})
+    assert re.fullmatch(r"LABEL_[01] [01]\.\d{4}\n", _checked(source / "build" / "service", bundle, env=run))
+    refused = _run(source / "build" / "service", bundle, env={"TVLT_ONNXRUNTIME": "/nowhere.so"})
     assert (refused.returncode, "/nowhere.so" in refused.stderr) == (4, True)
 
     (package,) = prefix.rglob("tvlt_deploy.pc")
     flags = _checked("pkg-config", "--cflags", "--libs", package).split()
     _checked("c++", "-std=c++17", source / "main.cpp", "-o", source / "plain", *flags)
     libraries = {**run, "LD_LIBRARY_PATH": str(package.parents[1])}
-    assert "LABEL_" in _checked(source / "plain", data / "fused", env=libraries)
+    assert "LABEL_" in _checked(source / "plain", bundle, env=libraries)
 
 
 class Service:
@@ -187,18 +187,18 @@ def _body(frames: np.ndarray | None, sound: np.ndarray | None) -> tuple[str, byt
 @pytest.mark.slow
 def test_the_example_service(whole_build: Path, data: Path) -> None:
     cases = json.loads((data / "cases.json").read_text())["cases"]["tvlt_deploy"]["clips"]
-    wanted = {case["name"]: case["scores"][0] for case in cases}
-    service = Service(whole_build / "tvlt_service", data / "fused")
+    bundle = Bundle(data / "audio-visual-classification")
+    wanted = {case["name"]: case["answers"][0]["scores"] for case in cases if case["bundle"] == bundle.task.name}
+    service = Service(whole_build / "tvlt_service", bundle.directory)
     try:
-        bundle = Bundle(data / "fused")
         asked = {name: _body(*clip) for name, clip in clips(bundle.config).items()}
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda name: (name, *service.post(*asked[name])), list(asked) * 20))
         for name, status, answer in answers:
             assert status == 200, answer
-            assert answer["scores"] == pytest.approx(wanted[name], abs=1e-3)
+            assert answer["scores"] == pytest.approx(wanted[f"{bundle.task.name}: {name}"], abs=1e-4)
             assert answer["score"] == answer["scores"][answer["label"]] == max(answer["scores"].values())
-        query, body = asked["frames and sound"]
+        query, body = asked["frames of odd size and sound"]
         assert service.post(query, body[:-1])[0] == 400
         assert service.post(query.replace("samples=", "samples=-"), body)[0] == 400
         assert "neither frames nor samples" in service.post("", b"")[1]["error"]
