@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
+
+from tvlt_deploy.machine import usable_cores
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -19,8 +20,7 @@ def parallel_map(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> li
     The pool lasts for the call only: nothing survives into a forked process.
     """
     pieces = list(items)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = min(_MOST_THREADS, cores, len(pieces))
+    threads = min(_MOST_THREADS, usable_cores(), len(pieces))
     if threads < 2:
         return [work(piece) for piece in pieces]
     with ThreadPoolExecutor(threads) as pool:
