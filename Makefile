@@ -1,6 +1,7 @@
 # make demo   set everything up and run the main job: checkpoint -> bundle -> proof -> answer -> benchmark
 # make test   set everything up and pass the tests; `make test MARKERS=` includes the slow ones
 # make lint   style and types
+# make docs   build the documentation into build/site; a broken link, anchor or reference is an error
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -11,13 +12,13 @@ MARKERS ?= not slow
 BIN = $(VENV)/bin
 TVLT = $(BIN)/tvlt-deploy
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 # torch first and by itself: with it in place nothing else asks for another build of it.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[export,cpu,openvino,media,hub,parquet,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[export,cpu,openvino,media,hub,parquet,dev,docs]'
 	touch $@
 
 demo: $(VENV)/.installed
@@ -35,6 +36,9 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf build $(VENV)
