@@ -34,13 +34,13 @@ from rich.console import Console
 from rich.table import Table
 
 import tvlt_deploy
-from tvlt_deploy import machine
+from tvlt_deploy._internal import machine
+from tvlt_deploy._internal.atomic import write_json
 from tvlt_deploy.bench.bystanders import Bystanders, bystander_text
 from tvlt_deploy.bench.workloads import Workload, make_workload
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.exporters.quantize import quantize
-from tvlt_deploy.files import write_json
 from tvlt_deploy.parity import synthetic_clip
 from tvlt_deploy.reference.weights import init_checkpoint
 

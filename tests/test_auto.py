@@ -57,7 +57,7 @@ def test_a_choice_is_remembered_until_the_situation_changes(
     choose(classification, "cpu", precision="bf16", threads=1, progress=lines.append)
     assert lines[0].startswith("trying 1 ways")
     lines.clear()
-    monkeypatch.setattr("tvlt_deploy.machine.cpu_model", lambda: "another processor")
+    monkeypatch.setattr("tvlt_deploy._internal.machine.cpu_model", lambda: "another processor")
     choose(classification, "cpu", precision="bf16", threads=1, progress=lines.append)
     assert len(lines) > 1
     assert len(remembered(cache)) == 3

@@ -14,9 +14,9 @@ import pytest
 
 import tvlt_deploy
 from tests import truth
+from tvlt_deploy._internal.atomic import sha256_of
 from tvlt_deploy.bundle import Bundle, is_bundle
 from tvlt_deploy.errors import BundleError, UsageError
-from tvlt_deploy.files import sha256_of
 from tvlt_deploy.runtimes import open_runtime
 
 FILES = [

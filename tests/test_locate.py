@@ -19,13 +19,13 @@ from onnx import numpy_helper
 
 from tests.test_imports import loaded_by
 from tvlt_deploy import locate as module
+from tvlt_deploy._internal.atomic import sha256_of
 from tvlt_deploy.bundle import FP16_TWIN_FORM, ONNXRUNTIME_CPU_FORM, STANDARD_FORM, Bundle, Variant, write_manifest
 from tvlt_deploy.cli import main
 from tvlt_deploy.errors import EnvironmentLackError, UsageError
 from tvlt_deploy.exporters.onnx import save_graphs
 from tvlt_deploy.exporters.precision import to_half
 from tvlt_deploy.exporters.quantize import quantize
-from tvlt_deploy.files import sha256_of
 from tvlt_deploy.locate import Location, locate, row_error
 from tvlt_deploy.parity import add_noise, fidelity_cases, synthetic_clip
 from tvlt_deploy.runtimes import open_runtime

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from tvlt_deploy._version import __version__
 
 _HOME_OF = {
     "TvltConfig": "tvlt_deploy.config",

@@ -18,10 +18,10 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tvlt_deploy import __version__
+from tvlt_deploy._internal.atomic import sha256_of, staged_file, sync_directory, write_json
+from tvlt_deploy._version import __version__
 from tvlt_deploy.config import CONFIG_FILE, TvltConfig
 from tvlt_deploy.errors import BundleError, ConfigError, UsageError
-from tvlt_deploy.files import sha256_of, staged_file, sync_directory, write_json
 from tvlt_deploy.tasks import TASKS, Task
 
 MANIFEST_FILE = "manifest.json"

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from tvlt_deploy import __version__
+from tvlt_deploy._version import __version__
 from tvlt_deploy.bundle import FUSED_FORM, QUANTIZED
 from tvlt_deploy.errors import EnvironmentLackError, FileRefusedError, TvltError, UsageError
 from tvlt_deploy.runtimes import (
@@ -994,7 +994,8 @@ def doctor(as_json: bool, progress: Progress) -> None:
 
     Example: tvlt-deploy doctor
     """
-    from tvlt_deploy.machine import describe_machine, diagnose, package_versions
+    from tvlt_deploy._internal.machine import describe_machine, package_versions
+    from tvlt_deploy.doctor import diagnose
 
     machine, versions, findings = describe_machine(), package_versions(), diagnose()
     if as_json:

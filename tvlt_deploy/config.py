@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tvlt_deploy._internal.atomic import write_json
+from tvlt_deploy._internal.hub import local_path
 from tvlt_deploy.errors import ConfigError
-from tvlt_deploy.files import write_json
-from tvlt_deploy.hub import local_path
 
 CONFIG_FILE = "config.json"
 
@@ -318,7 +318,7 @@ class TvltConfig:
     def from_pretrained(cls, directory: str | os.PathLike[str], **overrides: Any) -> TvltConfig:
         """Read `config.json` from a directory or a model on the hub (or the JSON file itself).
 
-        Keyword arguments replace fields. Raises `ConfigError`, and as `tvlt_deploy.hub.local_path`.
+        Keyword arguments replace fields. Raises `ConfigError`, and as `tvlt_deploy._internal.hub.local_path`.
         """
         path = local_path(directory, required=CONFIG_FILE)
         config = cls.from_json_file(path / CONFIG_FILE if path.is_dir() else path)

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from tvlt_deploy import __version__
+from tvlt_deploy._internal.atomic import staged_directory, write_json
+from tvlt_deploy._version import __version__
 from tvlt_deploy.bundle import ONNXRUNTIME_CPU_FORM, Bundle
 from tvlt_deploy.config import CONFIG_FILE
 from tvlt_deploy.errors import BundleError, FileRefusedError, UsageError, VerdictError
-from tvlt_deploy.files import staged_directory, write_json
 from tvlt_deploy.parity import RawCase, is_hidden, raw_cases
 from tvlt_deploy.pipeline import Pipeline, load
 from tvlt_deploy.processors import TvltFeatureExtractor, TvltProcessor

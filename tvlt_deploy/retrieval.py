@@ -22,12 +22,12 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from tvlt_deploy import __version__
+from tvlt_deploy._internal.atomic import sha256_of, staged_file, write_json
+from tvlt_deploy._version import __version__
 from tvlt_deploy.batch import FileAnswer, Source, check_window, find_sources, read_source
 from tvlt_deploy.bundle import Bundle
-from tvlt_deploy.cache import bundle_cache
+from tvlt_deploy.bundle_cache import bundle_cache
 from tvlt_deploy.errors import EnvironmentLackError, MediaError, TvltError, UsageError, VerdictError
-from tvlt_deploy.files import sha256_of, staged_file, write_json
 from tvlt_deploy.pipeline import Pipeline, Prepared, load
 from tvlt_deploy.runtimes import DEFAULT_BACKEND, DEFAULT_DEVICE
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tvlt_deploy._internal.cache import user_cache
 from tvlt_deploy.bundle import Bundle
-from tvlt_deploy.cache import user_cache
 from tvlt_deploy.errors import FileRefusedError
 
 

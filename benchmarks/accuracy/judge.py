@@ -26,10 +26,10 @@ from benchmarks.accuracy.naive import naive_int8
 from benchmarks.accuracy.outliers import inject
 from benchmarks.accuracy.synthetic import Clips, Feeds, make_clips, write_files
 from tvlt_deploy import export
+from tvlt_deploy._internal.atomic import write_json
 from tvlt_deploy.bundle import QUANTIZED, Bundle
 from tvlt_deploy.errors import TvltError
 from tvlt_deploy.exporters import EXPORTED_PRECISIONS
-from tvlt_deploy.files import write_json
 from tvlt_deploy.parity import label_agreement
 from tvlt_deploy.reference import TvltForAudioVisualClassification, load_model
 from tvlt_deploy.runtimes import BACKENDS, held_precisions, open_runtime

@@ -16,11 +16,11 @@ from tests import truth
 from tests.conftest import SMALL
 from tests.reference import hf
 from tvlt_deploy import export, parity, verify
+from tvlt_deploy._internal.atomic import sha256_of
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import CheckpointError, ConfigError, EnvironmentLackError, UsageError, VerdictError
 from tvlt_deploy.exporters import onnx
-from tvlt_deploy.files import sha256_of
 from tvlt_deploy.processors import TvltProcessor
 from tvlt_deploy.reference import TvltForAudioVisualClassification, init_checkpoint
 from tvlt_deploy.runtimes import open_runtime

@@ -21,13 +21,13 @@ from tests import truth
 from tests.processors.test_audio import SIGNALS
 from tests.reference import hf
 from tvlt_deploy import export
+from tvlt_deploy._internal.atomic import sha256_of
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.cli import main
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import InputError, UsageError, VerdictError
 from tvlt_deploy.exporters import fused as fused_module
 from tvlt_deploy.exporters.fused import fuse, preprocessing_graph
-from tvlt_deploy.files import sha256_of
 from tvlt_deploy.locate import locate
 from tvlt_deploy.parity import raw_cases
 from tvlt_deploy.pipeline import load

@@ -15,8 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from tvlt_deploy import export
+from tvlt_deploy._internal.cache import user_cache
 from tvlt_deploy.bundle import FP16_TWIN_FORM, Bundle
-from tvlt_deploy.cache import user_cache
 from tvlt_deploy.cli import main
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.engines import capabilities, operating_system, target_name
@@ -248,7 +248,7 @@ def test_a_graph_that_the_library_cannot_read(bundle: Bundle, library: Any) -> N
     onnx.save(model, path)
     with pytest.raises(BundleError, match="the manifest says"):  # an altered graph is not even read
         rtx(bundle, "int8")
-    from tvlt_deploy.files import sha256_of
+    from tvlt_deploy._internal.atomic import sha256_of
 
     bundle.update(
         lambda manifest: manifest["files"]["int8/model.fp16.onnx"].update(

@@ -17,9 +17,9 @@ import torch
 
 from tests import truth
 from tests.conftest import FORMS
+from tvlt_deploy._internal.atomic import sha256_of
 from tvlt_deploy.bundle import STANDARD_FORM, Bundle
 from tvlt_deploy.errors import BundleError, EnvironmentLackError, InputError, UsageError
-from tvlt_deploy.files import sha256_of
 from tvlt_deploy.parity import synthetic_clip
 from tvlt_deploy.runtimes import onnxruntime as engine
 from tvlt_deploy.runtimes import open_runtime

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tvlt_deploy._internal.atomic import write_json, write_text
 from tvlt_deploy.bench.bystanders import bystander_text
 from tvlt_deploy.bench.page import page
 from tvlt_deploy.bench.rows import END_TO_END, PARTS, STAGES, BenchRow, error_text, memory_text
 from tvlt_deploy.errors import UsageError
-from tvlt_deploy.files import write_json, write_text
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tvlt_deploy import machine
+from tvlt_deploy._internal import machine
 from tvlt_deploy.auto import choose
 from tvlt_deploy.bench.bystanders import Bystanders
 from tvlt_deploy.bench.clock import Statistics

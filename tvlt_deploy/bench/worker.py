@@ -17,13 +17,13 @@ from typing import Any, cast
 
 import numpy as np
 
+from tvlt_deploy._internal.machine import imported_versions
 from tvlt_deploy.bench import clock
 from tvlt_deploy.bench.memory import peak_memory
 from tvlt_deploy.bench.rows import END_TO_END
 from tvlt_deploy.bench.workloads import make_workload
 from tvlt_deploy.bundle import FUSED_FORM, STANDARD_FORM, Bundle
 from tvlt_deploy.errors import TvltError
-from tvlt_deploy.machine import imported_versions
 from tvlt_deploy.pipeline import Pipeline, load, processor_of
 from tvlt_deploy.runtimes import open_runtime
 from tvlt_deploy.runtimes.base import Runtime

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tvlt_deploy._internal.atomic import staged_directory
 from tvlt_deploy.bundle import (
     NOT_RUN,
     ONNXRUNTIME_CPU_FORM,
@@ -21,7 +22,6 @@ from tvlt_deploy.bundle import (
 )
 from tvlt_deploy.config import CONFIG_FILE, TvltConfig
 from tvlt_deploy.errors import ConfigError, EnvironmentLackError, UsageError
-from tvlt_deploy.files import staged_directory
 from tvlt_deploy.media import SAMPLING_RATE
 from tvlt_deploy.processors import OriginalProcessor, Processor, TvltProcessor
 from tvlt_deploy.processors.recipe import RECIPES, read_recipe, recipe_file
@@ -125,7 +125,7 @@ def export(
 
     Raises `CheckpointError` for a checkpoint that does not load, `UsageError` for arguments that cannot be,
     `VerdictError` also for weights that fp16 cannot hold, `EnvironmentLackError` when torch or onnx is missing, and as
-    `tvlt_deploy.hub.local_path` for a model that cannot be fetched.
+    `tvlt_deploy._internal.hub.local_path` for a model that cannot be fetched.
     """
     try:
         import onnx as onnx_package

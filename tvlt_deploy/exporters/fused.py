@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tvlt_deploy import __version__
+from tvlt_deploy._version import __version__
 from tvlt_deploy.bundle import FUSED_FORM, NOT_RUN, STANDARD_FORM, WEIGHTS_FILE, Bundle, Variant, write_manifest
 from tvlt_deploy.config import CONFIG_FILE, TvltConfig
 from tvlt_deploy.errors import EnvironmentLackError, UsageError

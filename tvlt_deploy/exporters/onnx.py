@@ -15,7 +15,7 @@ import onnx_ir
 import torch
 from torch import nn
 
-from tvlt_deploy import __version__
+from tvlt_deploy._version import __version__
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import UsageError
 from tvlt_deploy.exporters.graph import Attention, inference_form

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from tvlt_deploy.machine import usable_cores
+from tvlt_deploy._internal.machine import usable_cores
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from tvlt_deploy._internal.atomic import write_json
+from tvlt_deploy._internal.hub import local_path
 from tvlt_deploy.config import CONFIG_FILE
 from tvlt_deploy.errors import ConfigError, FileRefusedError
-from tvlt_deploy.files import write_json
-from tvlt_deploy.hub import local_path
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 

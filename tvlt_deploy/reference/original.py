@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tvlt_deploy._internal.atomic import staged_directory
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import CheckpointError, ConfigError, UsageError
-from tvlt_deploy.files import staged_directory
 from tvlt_deploy.reference.original_keys import CHOOSABLE_HEADS, HEADS, TABLES, head_of, original_key
 from tvlt_deploy.reference.weights import (
     PREFIX,

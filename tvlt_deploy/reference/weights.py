@@ -22,10 +22,10 @@ import safetensors.torch
 import torch
 from torch import Generator, Tensor, nn
 
+from tvlt_deploy._internal.atomic import staged_file
+from tvlt_deploy._internal.hub import local_path
 from tvlt_deploy.config import CONFIG_FILE, TvltConfig
 from tvlt_deploy.errors import CheckpointError, ConfigError, UsageError
-from tvlt_deploy.files import staged_file
-from tvlt_deploy.hub import local_path
 from tvlt_deploy.tasks import TASKS, get_task
 
 SAFE_FILE = "model.safetensors"
@@ -87,7 +87,7 @@ def checkpoint_path(
     """The local directory of a checkpoint, which is fetched when `checkpoint` names a model on the hub.
 
     optional: files to fetch beside `config.json` and the weights where there are any. Raises as
-    `tvlt_deploy.hub.local_path`; what is in the directory is looked at by whoever reads it.
+    `tvlt_deploy._internal.hub.local_path`; what is in the directory is looked at by whoever reads it.
     """
     return local_path(checkpoint, required=CONFIG_FILE, optional=optional, one_of=WEIGHT_FILES, progress=progress)
 
@@ -337,7 +337,7 @@ class PretrainedModule(nn.Module):
         config: replaces the directory's `config.json`. dtype: of the parameters, whatever the file holds.
         Keys of other TVLT heads are skipped and listed in `skipped_keys`. Raises `CheckpointError` (a `ValueError`)
         for anything that is missing, unknown, misshapen, damaged or not a finite floating-point tensor, and as
-        `tvlt_deploy.hub.local_path` for what cannot be fetched.
+        `tvlt_deploy._internal.hub.local_path` for what cannot be fetched.
         """
         folder = checkpoint_path(directory)
         config = read_config(folder) if config is None else config

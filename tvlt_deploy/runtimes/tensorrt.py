@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from tvlt_deploy._internal.atomic import staged_file
+from tvlt_deploy._internal.cache import user_cache
 from tvlt_deploy.bundle import Bundle, Engine
-from tvlt_deploy.cache import user_cache
 from tvlt_deploy.engines import find_engine, listening, load_library
 from tvlt_deploy.errors import BundleError, EnvironmentLackError, InputError
-from tvlt_deploy.files import staged_file
 from tvlt_deploy.profiles import Profile, axis_sizes, shape_of
 from tvlt_deploy.runtimes.base import Closing, check_feeds
 from tvlt_deploy.runtimes.cuda import Cuda

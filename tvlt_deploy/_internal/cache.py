@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tvlt_deploy.bundle import Bundle
-
 
 def user_cache(*parts: str) -> Path:
     """A directory of the user's cache, made when missing."""
@@ -20,8 +18,3 @@ def user_cache(*parts: str) -> Path:
     directory = root.joinpath("tvlt-deploy", *parts)
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     return directory
-
-
-def bundle_cache(bundle: Bundle, *parts: str) -> Path:
-    """A directory for what was made from exactly this bundle: another manifest, another directory."""
-    return user_cache("bundles", bundle.digest, *parts)

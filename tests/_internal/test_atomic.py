@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tvlt_deploy import files
-from tvlt_deploy.files import sha256_of, staged_directory, staged_file, write_json, write_text
+from tvlt_deploy._internal import atomic as files
+from tvlt_deploy._internal.atomic import sha256_of, staged_directory, staged_file, write_json, write_text
 
 
 def names(directory: Path) -> list[str]:

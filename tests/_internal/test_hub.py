@@ -18,10 +18,10 @@ from click.testing import CliRunner
 
 pytest.importorskip("huggingface_hub")
 
+from tvlt_deploy._internal.hub import local_path
 from tvlt_deploy.cli import main
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import CheckpointError, EnvironmentLackError, UsageError
-from tvlt_deploy.hub import local_path
 from tvlt_deploy.processors import TvltProcessor
 from tvlt_deploy.reference import TvltModel
 from tvlt_deploy.reference.weights import checkpoint_path

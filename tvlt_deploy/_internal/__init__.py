@@ -1,0 +1,1 @@
+"""Helpers without knowledge of TVLT: files, caches, the hub and the machine."""
