@@ -16,8 +16,8 @@ from tvlt_deploy import Answer, Pipeline
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import BundleError, InputError, UsageError
-from tvlt_deploy.noise import masking_noise
 from tvlt_deploy.processors import TvltProcessor
+from tvlt_deploy.processors.masking_noise import masking_noise
 from tvlt_deploy.reference import init_checkpoint
 from tvlt_deploy.runtimes.base import Closing, check_feeds
 from tvlt_deploy.tasks import TASKS

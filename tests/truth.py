@@ -13,7 +13,7 @@ import torch
 
 from tests.reference import hf
 from tvlt_deploy.config import TvltConfig
-from tvlt_deploy.noise import masking_noise
+from tvlt_deploy.processors.masking_noise import masking_noise
 from tvlt_deploy.tasks import TASKS
 
 Feeds = dict[str, np.ndarray]

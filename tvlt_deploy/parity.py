@@ -19,8 +19,8 @@ from tvlt_deploy.bundle import FUSED_FORM, NOT_RUN, Bundle
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import EnvironmentLackError, UsageError, VerdictError
 from tvlt_deploy.media import SAMPLING_RATE
-from tvlt_deploy.noise import masking_noise
 from tvlt_deploy.processors import TvltProcessor
+from tvlt_deploy.processors.masking_noise import masking_noise
 from tvlt_deploy.runtimes import (
     AUTO,
     BACKENDS,

@@ -14,8 +14,8 @@ from tvlt_deploy.auto import choose
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.config import CONFIG_FILE
 from tvlt_deploy.errors import BundleError, InputError, UsageError
-from tvlt_deploy.noise import masking_noise
 from tvlt_deploy.processors import Processor
+from tvlt_deploy.processors.masking_noise import masking_noise
 from tvlt_deploy.processors.recipe import RECIPES, read_recipe, recipe_file
 from tvlt_deploy.runtimes import (
     AUTO,

@@ -17,8 +17,8 @@ from tvlt_deploy.processors import (
     original_masks,
     resample,
 )
-from tvlt_deploy.processors.bicubic import resize_bicubic
-from tvlt_deploy.processors.original_image import content_box, square
+from tvlt_deploy.processors.original.bicubic import resize_bicubic
+from tvlt_deploy.processors.original.image import content_box, square
 from tvlt_deploy.processors.recipe import read_recipe, recipe_file
 from tvlt_deploy.processors.serialization import PREPROCESSOR_FILE
 

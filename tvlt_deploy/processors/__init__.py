@@ -8,13 +8,13 @@ TVLT code's, as `docs/preprocessing-original.md` tells.
 from tvlt_deploy.processors.audio import TvltFeatureExtractor
 from tvlt_deploy.processors.image import TvltImageProcessor
 from tvlt_deploy.processors.mel import mel_filter_bank
-from tvlt_deploy.processors.original import original_masks
-from tvlt_deploy.processors.original_audio import OriginalFeatureExtractor
-from tvlt_deploy.processors.original_image import OriginalImageProcessor
-from tvlt_deploy.processors.original_processor import OriginalProcessor
+from tvlt_deploy.processors.original.audio import OriginalFeatureExtractor
+from tvlt_deploy.processors.original.image import OriginalImageProcessor
+from tvlt_deploy.processors.original.masks import original_masks
+from tvlt_deploy.processors.original.processor import OriginalProcessor
+from tvlt_deploy.processors.original.resample import resample
 from tvlt_deploy.processors.output import BatchFeature
 from tvlt_deploy.processors.processor import Processor, TvltProcessor
-from tvlt_deploy.processors.resampling import resample
 
 __all__ = [
     "BatchFeature",

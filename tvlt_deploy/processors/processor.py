@@ -13,8 +13,8 @@ from tvlt_deploy.config import CONFIG_FILE, TvltConfig
 from tvlt_deploy.errors import InputError
 from tvlt_deploy.processors.audio import TvltFeatureExtractor
 from tvlt_deploy.processors.image import TvltImageProcessor
-from tvlt_deploy.processors.original_audio import OriginalFeatureExtractor
-from tvlt_deploy.processors.original_image import OriginalImageProcessor
+from tvlt_deploy.processors.original.audio import OriginalFeatureExtractor
+from tvlt_deploy.processors.original.image import OriginalImageProcessor
 from tvlt_deploy.processors.serialization import Part, Saved, naming, preprocessor_path
 
 Misfit = tuple[str, Any, Any]

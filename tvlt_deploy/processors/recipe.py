@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from tvlt_deploy.errors import FileRefusedError
-from tvlt_deploy.processors.original_processor import OriginalProcessor
+from tvlt_deploy.processors.original.processor import OriginalProcessor
 from tvlt_deploy.processors.processor import Processor, TvltProcessor
 
 RECIPES: dict[str, type[Processor]] = {kind.file_name: kind for kind in (TvltProcessor, OriginalProcessor)}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tvlt_deploy.config import TvltConfig
-from tvlt_deploy.noise import masking_noise
+from tvlt_deploy.processors.masking_noise import masking_noise
 
 
 @pytest.mark.parametrize("kind", ["frame-level", "patch-level"])

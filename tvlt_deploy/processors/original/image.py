@@ -14,9 +14,9 @@ from PIL import Image
 
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import ConfigError, InputError
-from tvlt_deploy.processors import bicubic
 from tvlt_deploy.processors.frames import Pixels, channel_layout, dimensions, frame_size, nested, read_frames
-from tvlt_deploy.processors.original import visible_patches
+from tvlt_deploy.processors.original import bicubic
+from tvlt_deploy.processors.original.masks import visible_patches
 from tvlt_deploy.processors.output import BatchFeature
 from tvlt_deploy.processors.parallel import parallel_map
 from tvlt_deploy.processors.serialization import patch_pair, positive_int

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import ConfigError
-from tvlt_deploy.processors.original import visible_patches
+from tvlt_deploy.processors.original.masks import visible_patches
+from tvlt_deploy.processors.original.resample import LOWPASS_FILTER_WIDTH, ROLLOFF
 from tvlt_deploy.processors.output import BatchFeature
-from tvlt_deploy.processors.resampling import LOWPASS_FILTER_WIDTH, ROLLOFF
 from tvlt_deploy.processors.serialization import patch_pair, positive_int
 from tvlt_deploy.processors.spectrogram import LogMel
 from tvlt_deploy.processors.waveform import check_rate, named_clips, read_waveform

@@ -9,10 +9,10 @@ from typing import Any, Self
 
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import ConfigError
-from tvlt_deploy.processors.original_audio import OriginalFeatureExtractor
-from tvlt_deploy.processors.original_image import OriginalImageProcessor
+from tvlt_deploy.processors.original.audio import OriginalFeatureExtractor
+from tvlt_deploy.processors.original.image import OriginalImageProcessor
+from tvlt_deploy.processors.original.resample import resample
 from tvlt_deploy.processors.processor import Misfit, Processor
-from tvlt_deploy.processors.resampling import resample
 from tvlt_deploy.processors.serialization import naming, preprocessor_path
 
 RECIPE_FILE = "preprocessing.json"

@@ -1,0 +1,1 @@
+"""Pre-processing of the original TVLT code: its image processor, feature extractor and masks."""
