@@ -42,7 +42,7 @@ from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.exporters.quantize import quantize
 from tvlt_deploy.parity import synthetic_clip
-from tvlt_deploy.reference.weights import init_checkpoint
+from tvlt_deploy.reference.loading import init_checkpoint
 
 RATE = 44100
 CLASSIFIER = "TvltForAudioVisualClassification"

@@ -216,7 +216,7 @@ def init_checkpoint(
     Example: tvlt-deploy init-checkpoint checkpoint --seed 7
     """
     from tvlt_deploy.config import CONFIG_FILE, TvltConfig
-    from tvlt_deploy.reference.weights import init_checkpoint as write
+    from tvlt_deploy.reference.loading import init_checkpoint as write
 
     if (directory / CONFIG_FILE).exists() and not force:
         raise UsageError(f"{directory} holds a checkpoint already", hint="--force replaces it")
@@ -313,7 +313,7 @@ def convert(
     Example: tvlt-deploy convert TVLT.ckpt checkpoint
     """
     try:
-        from tvlt_deploy.reference.original import convert as write
+        from tvlt_deploy.reference.original.checkpoint import convert as write
     except ImportError as error:
         raise EnvironmentLackError(
             f"converting needs {error.name}, which is not installed", hint="pip install 'tvlt-deploy[export]'"

@@ -30,7 +30,7 @@ from tvlt_deploy.exporters.qdq import insert_pairs, quantize_weight, step_of
 from tvlt_deploy.exporters.quantize import choose_layers, observe, quantize
 from tvlt_deploy.exporters.smoothing import smooth_layers
 from tvlt_deploy.parity import add_noise, pad_clip, synthetic_clip, verify
-from tvlt_deploy.reference.weights import load_model
+from tvlt_deploy.reference.loading import load_model
 from tvlt_deploy.runtimes import open_runtime
 
 Feeds = dict[str, np.ndarray]
@@ -652,7 +652,7 @@ print(peak_memory())
 def test_a_model_of_full_size(tmp_path: Path) -> None:
     from tvlt_deploy import export
     from tvlt_deploy.config import TvltConfig
-    from tvlt_deploy.reference.weights import init_checkpoint
+    from tvlt_deploy.reference.loading import init_checkpoint
 
     init_checkpoint(tmp_path / "c", TvltConfig(), seed=1, architecture="TvltForAudioVisualClassification")
     export(tmp_path / "c", tmp_path / "bundle", verify=False)

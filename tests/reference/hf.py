@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tvlt_deploy import reference
 from tvlt_deploy.reference import TvltConfig
-from tvlt_deploy.reference.weights import PretrainedModule
+from tvlt_deploy.reference.base import PretrainedModule
 
 transformers = pytest.importorskip("transformers", "4.40.2")
 modeling = pytest.importorskip("transformers.models.tvlt.modeling_tvlt")

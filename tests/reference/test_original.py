@@ -19,7 +19,7 @@ from tests.original import CASES, HEADS, KINDS, RECONSTRUCTIONS, TOKENS
 from tests.reference import hf
 from tvlt_deploy.errors import CheckpointError, ConfigError, TvltError, UsageError
 from tvlt_deploy.reference import OriginalCheckpoint, PretrainedModule, TvltForAudioVisualClassification, convert
-from tvlt_deploy.reference.original import EMOTIONS
+from tvlt_deploy.reference.original.checkpoint import EMOTIONS
 
 PRETRAIN, SENTIMENT = original.path_of("pretrain"), original.path_of("mosei_sentiment")
 RETRIEVAL_HEADS = original.matcher("matching_score"), original.matcher("rank_output")

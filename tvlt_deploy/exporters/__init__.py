@@ -133,8 +133,9 @@ def export(
 
         from tvlt_deploy.exporters import fused as fusing
         from tvlt_deploy.exporters import graph, onnx, precision
-        from tvlt_deploy.reference.original import OriginalCheckpoint
-        from tvlt_deploy.reference.weights import checkpoint_path, load_model, read_config
+        from tvlt_deploy.reference.loading import load_model
+        from tvlt_deploy.reference.original.checkpoint import OriginalCheckpoint
+        from tvlt_deploy.reference.weights import checkpoint_path, read_config
     except ImportError as error:
         raise EnvironmentLackError(
             f"exporting needs {error.name}, which is not installed", hint="pip install 'tvlt-deploy[export,cpu]'"

@@ -10,9 +10,9 @@ from torch import Generator, Tensor, nn
 
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import InputError, UsageError
+from tvlt_deploy.reference.base import PretrainedModule
 from tvlt_deploy.reference.model import TvltLayer, TvltModel, add_positions, check_audio, check_mask, check_pixels
 from tvlt_deploy.reference.outputs import SequenceClassifierOutput, TvltForPreTrainingOutput, TvltModelOutput
-from tvlt_deploy.reference.weights import PretrainedModule
 
 
 class TvltPooler(nn.Module):

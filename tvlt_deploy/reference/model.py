@@ -17,8 +17,8 @@ from torch import Generator, Tensor, nn
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import InputError
 from tvlt_deploy.reference.activations import get_activation
+from tvlt_deploy.reference.base import PretrainedModule
 from tvlt_deploy.reference.outputs import TvltModelOutput
-from tvlt_deploy.reference.weights import PretrainedModule
 
 # Inputs ----------------------------------------------------------------------------------------------------------
 

@@ -7,26 +7,23 @@ is refused by name. Files are data: pickles are read by torch's weights-only loa
 from __future__ import annotations
 
 import json
-import math
 import os
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, cast
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor
 
-from tvlt_deploy._internal.atomic import staged_file
 from tvlt_deploy._internal.hub import local_path
 from tvlt_deploy.config import CONFIG_FILE, TvltConfig
-from tvlt_deploy.errors import CheckpointError, ConfigError, UsageError
-from tvlt_deploy.tasks import TASKS, get_task
+from tvlt_deploy.errors import CheckpointError, ConfigError
+from tvlt_deploy.tasks import TASKS
 
 SAFE_FILE = "model.safetensors"
 TORCH_FILE = "pytorch_model.bin"
@@ -77,19 +74,6 @@ _SHAPED_BY = {
     "pixel_mae_head.decoder.weight": "image_patch_size or num_image_channels",
     "audio_mae_head.decoder.weight": "audio_patch_size or num_audio_channels",
 }
-
-
-def checkpoint_path(
-    checkpoint: str | os.PathLike[str],
-    optional: Sequence[str] = (),
-    progress: Callable[[str], None] = lambda message: None,
-) -> Path:
-    """The local directory of a checkpoint, which is fetched when `checkpoint` names a model on the hub.
-
-    optional: files to fetch beside `config.json` and the weights where there are any. Raises as
-    `tvlt_deploy._internal.hub.local_path`; what is in the directory is looked at by whoever reads it.
-    """
-    return local_path(checkpoint, required=CONFIG_FILE, optional=optional, one_of=WEIGHT_FILES, progress=progress)
 
 
 def held_tasks(keys: Iterable[str]) -> tuple[str, ...]:
@@ -282,97 +266,20 @@ def check_tensors(
 # Models ----------------------------------------------------------------------------------------------------------
 
 
-class PretrainedModule(nn.Module):
-    """A model with a `config` that can be saved to and loaded from a Hugging Face directory."""
+# Seeded checkpoints ----------------------------------------------------------------------------------------------
 
-    base_prefix = PREFIX
-    """What the encoder's keys begin with in this class."""
 
-    skipped_keys: tuple[str, ...] = ()
-    """Keys of other heads in the file that this model was loaded from."""
+def checkpoint_path(
+    checkpoint: str | os.PathLike[str],
+    optional: Sequence[str] = (),
+    progress: Callable[[str], None] = lambda message: None,
+) -> Path:
+    """The local directory of a checkpoint, which is fetched when `checkpoint` names a model on the hub.
 
-    def __init__(self, config: TvltConfig) -> None:
-        super().__init__()
-        if not isinstance(config, TvltConfig):
-            raise ConfigError(
-                f"config is a {type(config).__module__}.{type(config).__name__}; wanted a tvlt_deploy TvltConfig",
-                hint="TvltConfig.from_dict(config.to_dict()) converts a transformers one",
-            )
-        self.config = config
-
-    def init_weights(self, generator: Generator | None = None) -> None:
-        """Draw linear and convolution weights from N(0, initializer_range), set their biases to zero, in place.
-
-        A model on the meta device, which is about to be given its weights, is left alone.
-        """
-        if self.device.type == "meta":
-            return
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                nn.init.normal_(module.weight, std=self.config.initializer_range, generator=generator)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type of the parameters."""
-        return next(self.parameters()).dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(self.parameters()).device
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        directory: str | os.PathLike[str],
-        *,
-        config: TvltConfig | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> Self:
-        """Load `config.json` and the weights of a directory; the model is in evaluation mode.
-
-        directory: a local path, or a model on the hub (`namespace/name`, `namespace/name@revision`), which is fetched.
-        config: replaces the directory's `config.json`. dtype: of the parameters, whatever the file holds.
-        Keys of other TVLT heads are skipped and listed in `skipped_keys`. Raises `CheckpointError` (a `ValueError`)
-        for anything that is missing, unknown, misshapen, damaged or not a finite floating-point tensor, and as
-        `tvlt_deploy._internal.hub.local_path` for what cannot be fetched.
-        """
-        folder = checkpoint_path(directory)
-        config = read_config(folder) if config is None else config
-        tensors = read_tensors(folder)
-        layers = config.num_hidden_layers + config.decoder_num_hidden_layers
-        if layers > len(tensors) + 1000:
-            raise CheckpointError(
-                f"{folder}: config.json asks for {layers} layers; the weights are {len(tensors)} tensors"
-            )
-        try:
-            with torch.device("meta"):
-                model = cls(config)
-        except (RuntimeError, TypeError, OverflowError) as error:
-            raise CheckpointError(f"{folder}: config.json describes a model too large for torch: {error}") from error
-        state, skipped = match_state(tensors, model.state_dict(), cls.base_prefix, dtype, str(folder))
-        model.load_state_dict(state, assign=True)
-        model.skipped_keys = skipped
-        return model.eval()
-
-    def name_outputs(self, labels: Sequence[str]) -> None:
-        """Name what a classifier's outputs stand for. Raises `UsageError` for a model without, or another number."""
-        if type(self).__name__ not in {task.reference for task in TASKS.values() if task.labelled}:
-            raise UsageError(f"labels were given; {type(self).__name__} has no outputs to name")
-        self.config = self.config.with_labels(labels)
-
-    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
-        """Write `config.json` and `model.safetensors`, each in one piece; transformers 4.40.2 loads the directory."""
-        folder = Path(directory)
-        extras = {**self.config.extras, "torch_dtype": str(self.dtype).removeprefix("torch.")}
-        config = self.config.replace(architectures=(type(self).__name__,), extras=extras)
-        config.to_dict()  # refuse what no file can hold before anything is written
-        state = {key: tensor.detach().cpu().contiguous() for key, tensor in self.state_dict().items()}
-        with staged_file(folder / SAFE_FILE) as temporary:
-            safetensors.torch.save_file(state, temporary, metadata={"format": "pt"})
-        config.save_pretrained(folder)
+    optional: files to fetch beside `config.json` and the weights where there are any. Raises as
+    `tvlt_deploy._internal.hub.local_path`; what is in the directory is looked at by whoever reads it.
+    """
+    return local_path(checkpoint, required=CONFIG_FILE, optional=optional, one_of=WEIGHT_FILES, progress=progress)
 
 
 def read_config(directory: str | os.PathLike[str]) -> TvltConfig:
@@ -386,67 +293,3 @@ def read_config(directory: str | os.PathLike[str]) -> TvltConfig:
         return TvltConfig.from_pretrained(folder)
     except ConfigError as error:
         raise CheckpointError(f"{folder / CONFIG_FILE}: {error.message}", hint=error.hint) from error
-
-
-def class_named(name: str) -> type[PretrainedModule]:
-    """The reference class of that name. Raises `UsageError` listing the names there are."""
-    from tvlt_deploy import reference
-
-    if name not in {task.reference for task in TASKS.values()}:
-        raise UsageError(f"architecture is {name!r}; wanted one of {some({t.reference for t in TASKS.values()})}")
-    return cast(type[PretrainedModule], getattr(reference, name))
-
-
-def load_model(
-    directory: str | os.PathLike[str], task_name: str, *, dtype: torch.dtype = torch.float32
-) -> PretrainedModule:
-    """The model that computes one task, in evaluation mode.
-
-    A pre-training file gives up the one head that is asked for: the other is skipped, and `config.task_matching` and
-    `config.task_mae` say so. Raises `UsageError` for an unknown task and `CheckpointError` as `from_pretrained`.
-    """
-    task = get_task(task_name)
-    directory = checkpoint_path(directory)
-    config = read_config(directory)
-    if task.reference == "TvltForPreTraining":
-        config = config.replace(task_matching=not task.needs_noise, task_mae=task.needs_noise)
-    return class_named(task.reference).from_pretrained(directory, config=config, dtype=dtype)
-
-
-# Seeded checkpoints ----------------------------------------------------------------------------------------------
-
-
-def _draws(shapes: Mapping[str, torch.Size], seed: int) -> Iterator[tuple[str, Tensor]]:
-    # numpy's generator gives the same bytes on every machine; torch's depends on the vector width of the CPU.
-    source = np.random.default_rng(seed)
-    for key, shape in shapes.items():
-        values = torch.from_numpy(source.standard_normal(tuple(shape), dtype=np.float32))
-        if key.endswith("weight") and len(shape) == 1:
-            values = 0.1 * values + 1.0  # the gain of a LayerNorm
-        elif key.endswith("weight"):
-            values = values / math.sqrt(math.prod(shape[1:]))
-        else:
-            values = 0.1 * values
-        yield key, values
-
-
-def init_checkpoint(
-    directory: str | os.PathLike[str],
-    config: TvltConfig | None = None,
-    seed: int = 0,
-    architecture: str = "TvltForPreTraining",
-) -> None:
-    """Write a random checkpoint: `config.json` and float32 `model.safetensors`; the same seed gives the same bytes.
-
-    Every parameter is drawn from a normal distribution, so that none hides behind a zero: weights with deviation
-    1 / sqrt(inputs), LayerNorm gains 1 with deviation 0.1, everything else (biases, embeddings, tokens) 0.1. This is
-    not the initialisation for training, which is that of the classes themselves. Raises `UsageError` for an unknown
-    architecture or a seed that is no int of at least 0.
-    """
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise UsageError(f"seed is {seed!r}; wanted an int of at least 0")
-    with torch.device("meta"):
-        model = class_named(architecture)(config or TvltConfig())
-    shapes = {key: tensor.shape for key, tensor in sorted(model.state_dict().items())}
-    model.load_state_dict(dict(_draws(shapes, seed)), assign=True)
-    model.save_pretrained(directory)

@@ -19,7 +19,8 @@ except ImportError as error:
         "the torch backend needs torch, which is not installed", hint="pip install 'tvlt-deploy[export]'"
     ) from error
 
-from tvlt_deploy.reference.weights import PretrainedModule, load_model
+from tvlt_deploy.reference.base import PretrainedModule
+from tvlt_deploy.reference.loading import load_model
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -20,16 +20,10 @@ from torch import Tensor
 from tvlt_deploy._internal.atomic import staged_directory
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import CheckpointError, ConfigError, UsageError
-from tvlt_deploy.reference.original_keys import CHOOSABLE_HEADS, HEADS, TABLES, head_of, original_key
-from tvlt_deploy.reference.weights import (
-    PREFIX,
-    PretrainedModule,
-    check_tensors,
-    check_tensors_only,
-    class_named,
-    read_file,
-    some,
-)
+from tvlt_deploy.reference.base import PretrainedModule
+from tvlt_deploy.reference.loading import class_named
+from tvlt_deploy.reference.original.keys import CHOOSABLE_HEADS, HEADS, TABLES, head_of, original_key
+from tvlt_deploy.reference.weights import PREFIX, check_tensors, check_tensors_only, read_file, some
 from tvlt_deploy.tasks import TASKS, get_task
 
 EMOTIONS = ("happy", "sad", "angry", "fear", "disgust", "surprise")
