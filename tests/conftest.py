@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tvlt_deploy.bundle import ONNXRUNTIME_CPU_FORM, STANDARD_FORM, Bundle
+from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle.manifest import ONNXRUNTIME_CPU_FORM, STANDARD_FORM
 from tvlt_deploy.tasks import TASKS
 
 SMALL: dict[str, Any] = {

@@ -22,7 +22,8 @@ from benchmarks.accuracy.naive import naive_int8
 from benchmarks.accuracy.outliers import inject
 from benchmarks.accuracy.synthetic import CLASSES, CONFIG, RATE, Clips, make_clips, raw_clip, write_files
 from tvlt_deploy import export
-from tvlt_deploy.bundle import Bundle, write_manifest
+from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle.writer import write_manifest
 from tvlt_deploy.exporters.histogram import METHODS
 from tvlt_deploy.media import pair_folder, read_clip
 from tvlt_deploy.reference import TvltForAudioVisualClassification, TvltModel

@@ -20,7 +20,9 @@ from onnx import numpy_helper
 from tests.test_imports import loaded_by
 from tvlt_deploy import locate as module
 from tvlt_deploy._internal.atomic import sha256_of
-from tvlt_deploy.bundle import FP16_TWIN_FORM, ONNXRUNTIME_CPU_FORM, STANDARD_FORM, Bundle, Variant, write_manifest
+from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle.manifest import FP16_TWIN_FORM, ONNXRUNTIME_CPU_FORM, STANDARD_FORM, Variant
+from tvlt_deploy.bundle.writer import write_manifest
 from tvlt_deploy.cli import main
 from tvlt_deploy.errors import EnvironmentLackError, UsageError
 from tvlt_deploy.exporters.onnx import save_graphs

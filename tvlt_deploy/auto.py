@@ -19,7 +19,7 @@ from typing import Any
 from tvlt_deploy._internal import machine
 from tvlt_deploy._internal.atomic import write_json
 from tvlt_deploy.bundle import Bundle
-from tvlt_deploy.bundle_cache import bundle_cache
+from tvlt_deploy.bundle.cache import bundle_cache
 from tvlt_deploy.errors import EnvironmentLackError, TvltError, UsageError
 from tvlt_deploy.parity import Case, Outputs, add_noise, fidelity, fidelity_cases, synthetic_clip
 from tvlt_deploy.runtimes import AUTO, DEFAULT_DEVICE, ENGINE_BACKENDS, PAIRS, held_precisions, open_runtime

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from tvlt_deploy._version import __version__
-from tvlt_deploy.bundle import FUSED_FORM, QUANTIZED
+from tvlt_deploy.bundle.manifest import FUSED_FORM, QUANTIZED
 from tvlt_deploy.errors import EnvironmentLackError, FileRefusedError, TvltError, UsageError
 from tvlt_deploy.runtimes import (
     AUTO,
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tvlt_deploy.batch import FileAnswer, Source
-    from tvlt_deploy.bundle import Bundle, Engine
+    from tvlt_deploy.bundle import Bundle
+    from tvlt_deploy.bundle.manifest import Engine
     from tvlt_deploy.locate import Location
     from tvlt_deploy.parity import Report
     from tvlt_deploy.pipeline import Pipeline

@@ -16,7 +16,8 @@ import numpy as np
 
 from tvlt_deploy._internal.atomic import staged_directory, write_json
 from tvlt_deploy._version import __version__
-from tvlt_deploy.bundle import ONNXRUNTIME_CPU_FORM, Bundle
+from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle.manifest import ONNXRUNTIME_CPU_FORM
 from tvlt_deploy.config import CONFIG_FILE
 from tvlt_deploy.errors import BundleError, FileRefusedError, UsageError, VerdictError
 from tvlt_deploy.parity import RawCase, is_hidden, raw_cases

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from tvlt_deploy.bundle import Bundle, Engine
+from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle.manifest import Engine
 from tvlt_deploy.errors import EnvironmentLackError, UsageError
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from tvlt_deploy.bundle import FUSED_FORM, ONNXRUNTIME_CPU_FORM, STANDARD_FORM, Bundle, Variant
+from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle.manifest import FUSED_FORM, ONNXRUNTIME_CPU_FORM, STANDARD_FORM, Variant
 from tvlt_deploy.errors import EnvironmentLackError, UsageError
 from tvlt_deploy.parity import Case, Feeds, Outputs, Progress, deviation, fidelity_cases
 from tvlt_deploy.runtimes import DEFAULT_BACKEND, check_pair, held_precisions

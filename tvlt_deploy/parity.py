@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from tvlt_deploy.bundle import FUSED_FORM, NOT_RUN, Bundle
+from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle.manifest import FUSED_FORM, NOT_RUN
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import EnvironmentLackError, UsageError, VerdictError
 from tvlt_deploy.media import SAMPLING_RATE

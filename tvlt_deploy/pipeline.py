@@ -12,11 +12,11 @@ import numpy as np
 
 from tvlt_deploy.auto import choose
 from tvlt_deploy.bundle import Bundle
-from tvlt_deploy.config import CONFIG_FILE
+from tvlt_deploy.bundle.preprocessing import processor_of
 from tvlt_deploy.errors import BundleError, InputError, UsageError
 from tvlt_deploy.processors import Processor
 from tvlt_deploy.processors.masking_noise import masking_noise
-from tvlt_deploy.processors.recipe import RECIPES, read_recipe, recipe_file
+from tvlt_deploy.processors.recipe import RECIPES
 from tvlt_deploy.runtimes import (
     AUTO,
     DEFAULT_BACKEND,
@@ -348,15 +348,6 @@ class Pipeline(Closing):
 
 
 _TOKEN_AXES = (TOKENS, PIXEL_PATCHES, "audio_patches")
-
-
-def processor_of(bundle: Bundle) -> Processor | None:
-    """A bundle's pre-processing, hashed before it is read; None where no processor makes what its model takes."""
-    file = recipe_file(bundle.directory, bundle.manifest["files"])
-    if file is None:
-        return None
-    bundle.check([file.name, CONFIG_FILE])
-    return read_recipe(file)
 
 
 def load(

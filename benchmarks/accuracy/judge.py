@@ -27,7 +27,8 @@ from benchmarks.accuracy.outliers import inject
 from benchmarks.accuracy.synthetic import Clips, Feeds, make_clips, write_files
 from tvlt_deploy import export
 from tvlt_deploy._internal.atomic import write_json
-from tvlt_deploy.bundle import QUANTIZED, Bundle
+from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle.manifest import QUANTIZED
 from tvlt_deploy.errors import TvltError
 from tvlt_deploy.exporters import EXPORTED_PRECISIONS
 from tvlt_deploy.parity import label_agreement

@@ -11,7 +11,8 @@ import onnx_ir as ir
 import pytest
 
 from tvlt_deploy import export
-from tvlt_deploy.bundle import ONNXRUNTIME_CPU_FORM, Bundle
+from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle.manifest import ONNXRUNTIME_CPU_FORM
 from tvlt_deploy.errors import EnvironmentLackError, UsageError, VerdictError
 from tvlt_deploy.exporters import precision
 from tvlt_deploy.exporters.onnx import save_graphs

@@ -20,7 +20,8 @@ import torch
 from click.testing import CliRunner
 from onnx import numpy_helper
 
-from tvlt_deploy.bundle import FP16_TWIN_FORM, ONNXRUNTIME_CPU_FORM, STANDARD_FORM, Bundle
+from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle.manifest import FP16_TWIN_FORM, ONNXRUNTIME_CPU_FORM, STANDARD_FORM
 from tvlt_deploy.cli import main
 from tvlt_deploy.errors import InputError, MediaError, UsageError, VerdictError
 from tvlt_deploy.exporters.calibration import Source, digest

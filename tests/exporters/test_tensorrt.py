@@ -16,7 +16,8 @@ from click.testing import CliRunner
 
 from tvlt_deploy import export
 from tvlt_deploy._internal.cache import user_cache
-from tvlt_deploy.bundle import FP16_TWIN_FORM, Bundle
+from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle.manifest import FP16_TWIN_FORM
 from tvlt_deploy.cli import main
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.engines import capabilities, operating_system, target_name

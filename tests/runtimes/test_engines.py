@@ -18,7 +18,8 @@ import torch
 from tests import truth
 from tests.conftest import FORMS
 from tvlt_deploy._internal.atomic import sha256_of
-from tvlt_deploy.bundle import STANDARD_FORM, Bundle
+from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle.manifest import STANDARD_FORM
 from tvlt_deploy.errors import BundleError, EnvironmentLackError, InputError, UsageError
 from tvlt_deploy.parity import synthetic_clip
 from tvlt_deploy.runtimes import onnxruntime as engine

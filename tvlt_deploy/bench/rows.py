@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tvlt_deploy.bench.clock import Statistics
-from tvlt_deploy.bundle import FUSED_FORM
+from tvlt_deploy.bundle.manifest import FUSED_FORM
 
 PARTS = ("decode", "image", "audio", "model")
 END_TO_END = "end_to_end"

@@ -20,7 +20,8 @@ from tvlt_deploy.bench.process import Worker, WorkerError
 from tvlt_deploy.bench.report import BenchReport
 from tvlt_deploy.bench.rows import END_TO_END, STAGES, BenchRow
 from tvlt_deploy.bench.workloads import check_workload, workload_name
-from tvlt_deploy.bundle import FUSED_FORM, Bundle
+from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle.manifest import FUSED_FORM
 from tvlt_deploy.errors import EnvironmentLackError, UsageError
 from tvlt_deploy.parity import deviation, max_difference
 from tvlt_deploy.runtimes import (

@@ -22,9 +22,11 @@ from tvlt_deploy.bench import clock
 from tvlt_deploy.bench.memory import peak_memory
 from tvlt_deploy.bench.rows import END_TO_END
 from tvlt_deploy.bench.workloads import make_workload
-from tvlt_deploy.bundle import FUSED_FORM, STANDARD_FORM, Bundle
+from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle.manifest import FUSED_FORM, STANDARD_FORM
+from tvlt_deploy.bundle.preprocessing import processor_of
 from tvlt_deploy.errors import TvltError
-from tvlt_deploy.pipeline import Pipeline, load, processor_of
+from tvlt_deploy.pipeline import Pipeline, load
 from tvlt_deploy.runtimes import open_runtime
 from tvlt_deploy.runtimes.base import Runtime
 

@@ -10,16 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tvlt_deploy._internal.atomic import staged_directory
-from tvlt_deploy.bundle import (
-    NOT_RUN,
-    ONNXRUNTIME_CPU_FORM,
-    STANDARD_FORM,
-    WEIGHTS_FILE,
-    Bundle,
-    Variant,
-    is_bundle,
-    write_manifest,
-)
+from tvlt_deploy.bundle import Bundle, is_bundle
+from tvlt_deploy.bundle.manifest import NOT_RUN, ONNXRUNTIME_CPU_FORM, STANDARD_FORM, WEIGHTS_FILE, Variant
+from tvlt_deploy.bundle.writer import write_manifest
 from tvlt_deploy.config import CONFIG_FILE, TvltConfig
 from tvlt_deploy.errors import ConfigError, EnvironmentLackError, UsageError
 from tvlt_deploy.media import SAMPLING_RATE

@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from tvlt_deploy._version import __version__
-from tvlt_deploy.bundle import FUSED_FORM, NOT_RUN, STANDARD_FORM, WEIGHTS_FILE, Bundle, Variant, write_manifest
+from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle.manifest import FUSED_FORM, NOT_RUN, STANDARD_FORM, WEIGHTS_FILE, Variant
+from tvlt_deploy.bundle.preprocessing import processor_of
+from tvlt_deploy.bundle.writer import write_manifest
 from tvlt_deploy.config import CONFIG_FILE, TvltConfig
 from tvlt_deploy.errors import EnvironmentLackError, UsageError
-from tvlt_deploy.pipeline import processor_of
 from tvlt_deploy.processors import OriginalProcessor, TvltProcessor
 from tvlt_deploy.processors.serialization import PREPROCESSOR_FILE
 from tvlt_deploy.runtimes import DEFAULT_BACKEND

@@ -13,17 +13,17 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from tvlt_deploy.bundle import (
+from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle.manifest import (
     FP16_TWIN_FORM,
     NOT_RUN,
     ONNXRUNTIME_CPU_FORM,
     QUANTIZED,
     STANDARD_FORM,
     WEIGHTS_FILE,
-    Bundle,
     Variant,
-    write_manifest,
 )
+from tvlt_deploy.bundle.writer import write_manifest
 from tvlt_deploy.config import CONFIG_FILE
 from tvlt_deploy.errors import BundleError, EnvironmentLackError, UsageError
 from tvlt_deploy.pipeline import Pipeline, load

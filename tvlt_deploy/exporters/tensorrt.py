@@ -16,7 +16,10 @@ from typing import Any
 
 from tvlt_deploy._internal.atomic import staged_file
 from tvlt_deploy._internal.cache import user_cache
-from tvlt_deploy.bundle import FP16_TWIN_FORM, NOT_RUN, STANDARD_FORM, Bundle, Engine, Variant
+from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle.manifest import FP16_TWIN_FORM, NOT_RUN, STANDARD_FORM, Engine, Variant
+from tvlt_deploy.bundle.preprocessing import processor_of
+from tvlt_deploy.bundle.trust import trust
 from tvlt_deploy.engines import (
     PACKAGES,
     builds_for_targets,
@@ -29,11 +32,9 @@ from tvlt_deploy.engines import (
 )
 from tvlt_deploy.errors import EnvironmentLackError, UsageError, VerdictError
 from tvlt_deploy.exporters.receipt import check_receipt, read_receipt
-from tvlt_deploy.pipeline import processor_of
 from tvlt_deploy.processors import TvltFeatureExtractor
 from tvlt_deploy.profiles import Profile, check_profile, default_profile, parse_profile, profile_hash
 from tvlt_deploy.tasks import PRECISIONS
-from tvlt_deploy.trust import trust
 
 Progress = Callable[[str], None]
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tvlt_deploy.bundle import FP16_TWIN_FORM, FUSED_FORM, ONNXRUNTIME_CPU_FORM, STANDARD_FORM, Bundle, Variant
-from tvlt_deploy.bundle_cache import bundle_cache
+from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle.cache import bundle_cache
+from tvlt_deploy.bundle.manifest import FP16_TWIN_FORM, FUSED_FORM, ONNXRUNTIME_CPU_FORM, STANDARD_FORM, Variant
 from tvlt_deploy.errors import BundleError, EnvironmentLackError, InputError, UsageError
 from tvlt_deploy.profiles import axis_sizes, shape_of
 from tvlt_deploy.runtimes.base import Closing, check_feeds, shape_text

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from tvlt_deploy.bundle import ONNXRUNTIME_CPU_FORM, STANDARD_FORM, Bundle
-from tvlt_deploy.bundle_cache import bundle_cache
+from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle.cache import bundle_cache
+from tvlt_deploy.bundle.manifest import ONNXRUNTIME_CPU_FORM, STANDARD_FORM
 from tvlt_deploy.errors import BundleError, EnvironmentLackError, InputError
 from tvlt_deploy.runtimes import GRAPHS
 from tvlt_deploy.runtimes.base import Closing, check_feeds

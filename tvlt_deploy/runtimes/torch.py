@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tvlt_deploy.bundle import WEIGHTS_FILE, Bundle
+from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle.manifest import WEIGHTS_FILE
 from tvlt_deploy.config import CONFIG_FILE
 from tvlt_deploy.errors import EnvironmentLackError, InputError, UsageError
 from tvlt_deploy.runtimes.base import Closing, check_feeds

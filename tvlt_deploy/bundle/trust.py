@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tvlt_deploy._internal.cache import user_cache
-from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle.bundle import Bundle
 from tvlt_deploy.errors import FileRefusedError
 
 

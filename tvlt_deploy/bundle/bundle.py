@@ -13,127 +13,30 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tvlt_deploy._internal.atomic import sha256_of, staged_file, sync_directory, write_json
-from tvlt_deploy._version import __version__
+from tvlt_deploy.bundle.manifest import (
+    FUSED_FORM,
+    MANIFEST_FILE,
+    QUANTIZED,
+    SCHEMA_VERSION,
+    STANDARD_FORM,
+    WEIGHTS_FILE,
+    Engine,
+    Variant,
+)
 from tvlt_deploy.config import CONFIG_FILE, TvltConfig
 from tvlt_deploy.errors import BundleError, ConfigError, UsageError
 from tvlt_deploy.tasks import TASKS, Task
-
-MANIFEST_FILE = "manifest.json"
-WEIGHTS_FILE = "model.safetensors"
-SCHEMA_VERSION = 1
-
-STANDARD_FORM = "standard"
-"""Standard ONNX operators only: any engine."""
-ONNXRUNTIME_CPU_FORM = "onnxruntime-cpu"
-"""With ONNX Runtime's fused attention: faster there, and memory linear in the number of tokens."""
-FP16_TWIN_FORM = "fp16-twin"
-"""A quantized graph that computes in fp16 around its int8 or fp8 products: engines on a GPU."""
-FUSED_FORM = "fused"
-"""The standard form with pre-processing in front: frames and sound to answers, one clip a call, fp32 only."""
-
-NOT_RUN = {"verdict": "not run"}
-
-QUANTIZED = ("int8", "fp8")
-"""The precisions that one calibration makes."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One graph of a bundle: its precision and form, its path and every file it is made of, relative to the bundle."""
-
-    precision: str
-    form: str
-    path: str
-    files: tuple[str, ...]
-    opset: int
-    parity: Mapping[str, Any]
-
-    def to_dict(self, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """The manifest's entry; `sha256` and `size` are those of the graph file."""
-        return {
-            "precision": self.precision,
-            "form": self.form,
-            "path": self.path,
-            "files": list(self.files),
-            "sha256": files[self.path]["sha256"],
-            "size": files[self.path]["size"],
-            "opset": self.opset,
-            "parity": dict(self.parity),
-        }
-
-
-@dataclass(frozen=True)
-class Engine:
-    """A compiled engine of a bundle and what it needs to run.
-
-    engine: `tensorrt` or `tensorrt-rtx`; version: of that library, exactly. target: the GPUs, as `sm89` or
-    `sm86-sm89`, or `portable`. os: operating system and processor. source: the SHA-256 of the graph it was built from.
-    profiles: ranges of sizes (`tvlt_deploy.profiles`). receipt: what the build says of itself.
-    """
-
-    engine: str
-    version: str
-    target: str
-    os: str
-    precision: str
-    path: str
-    source: str
-    profiles: tuple[Mapping[str, Any], ...]
-    receipt: Mapping[str, Any]
-    verdict: Mapping[str, Any]
-
-    def to_dict(self, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """The manifest's entry; `sha256` and `size` are those of the engine file."""
-        return {
-            **{item.name: getattr(self, item.name) for item in fields(self)},
-            "profiles": [dict(profile) for profile in self.profiles],
-            "receipt": dict(self.receipt),
-            "verdict": dict(self.verdict),
-            "sha256": files[self.path]["sha256"],
-            "size": files[self.path]["size"],
-        }
 
 
 def is_bundle(directory: str | os.PathLike[str]) -> bool:
     """Whether a directory holds a manifest."""
     return (Path(directory) / MANIFEST_FILE).is_file()
-
-
-def write_manifest(
-    directory: Path, task: Task, config: TvltConfig, variants: Iterable[Variant], receipts: Mapping[str, Any]
-) -> None:
-    """Hash every file below `directory` and write its manifest."""
-    files = {
-        path.relative_to(directory).as_posix(): {"sha256": sha256_of(path), "size": path.stat().st_size}
-        for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.name != MANIFEST_FILE
-    }
-    specs = lambda table: {name: {"dtype": spec.dtype, "shape": list(spec.shape)} for name, spec in table.items()}  # noqa: E731
-    activation = task.activation(config)  # a task without one has no head to name
-    origin = {"kind": config.original_kind, "head": config.original_head if activation else None}
-    write_json(
-        directory / MANIFEST_FILE,
-        {
-            "schema_version": SCHEMA_VERSION,
-            "created_by": f"tvlt-deploy {__version__}",
-            "lineage": config.lineage,
-            "original": origin if config.lineage == "original" else None,
-            "task": task.name,
-            "activation": activation,
-            "inputs": specs(task.inputs(config)),
-            "outputs": specs(task.outputs(config)),
-            "variants": [variant.to_dict(files) for variant in variants],
-            "engines": [],
-            "files": files,
-            "receipts": dict(receipts),
-        },
-    )
 
 
 class Bundle:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tvlt_deploy._internal.cache import user_cache
-from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle.bundle import Bundle
 
 
 def bundle_cache(bundle: Bundle, *parts: str) -> Path:

@@ -1,0 +1,17 @@
+"""The pre-processing that a bundle holds."""
+
+from __future__ import annotations
+
+from tvlt_deploy.bundle.bundle import Bundle
+from tvlt_deploy.config import CONFIG_FILE
+from tvlt_deploy.processors import Processor
+from tvlt_deploy.processors.recipe import read_recipe, recipe_file
+
+
+def processor_of(bundle: Bundle) -> Processor | None:
+    """A bundle's pre-processing, hashed before it is read; None where no processor makes what its model takes."""
+    file = recipe_file(bundle.directory, bundle.manifest["files"])
+    if file is None:
+        return None
+    bundle.check([file.name, CONFIG_FILE])
+    return read_recipe(file)
