@@ -446,7 +446,7 @@ def build(
     Example: tvlt-deploy build bundle --engine tensorrt-rtx --precision fp16 --target 89
     """
     from tvlt_deploy.bundle import Bundle
-    from tvlt_deploy.exporters.tensorrt import build as compile_engine
+    from tvlt_deploy.tensorrt.build import build as compile_engine
 
     opened = Bundle(bundle)
     made = compile_engine(

@@ -50,10 +50,10 @@ def _onnxruntime_findings() -> list[Finding]:
 
 def _engine_findings() -> list[Finding]:
     """TensorRT-RTX builds on any machine; TensorRT builds, and both run, on one with a GPU only."""
-    from tvlt_deploy.engines import PACKAGES as ENGINES
-    from tvlt_deploy.engines import builds_for_targets, load_library
     from tvlt_deploy.errors import EnvironmentLackError
-    from tvlt_deploy.runtimes.cuda import Cuda
+    from tvlt_deploy.tensorrt.cuda import Cuda
+    from tvlt_deploy.tensorrt.library import PACKAGES as ENGINES
+    from tvlt_deploy.tensorrt.library import builds_for_targets, load_library
 
     findings = []
     for engine in ENGINES:

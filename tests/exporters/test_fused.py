@@ -274,7 +274,7 @@ def test_openvino_answers_the_same(fused: Bundle) -> None:
 
 def test_tensorrt_rtx_builds_it(fused: Bundle) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="building needs tensorrt_rtx")
-    from tvlt_deploy.engines import listening
+    from tvlt_deploy.tensorrt.library import listening
 
     heard: list[tuple[str, str]] = []
     with listening(trt, lambda *entry: heard.append(entry)) as logger:

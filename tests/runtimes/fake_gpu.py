@@ -14,7 +14,7 @@ import numpy as np
 
 
 class FakeCuda:
-    """Stands in for `tvlt_deploy.runtimes.cuda.Cuda`."""
+    """Stands in for `tvlt_deploy.tensorrt.cuda.Cuda`."""
 
     capability = 89
     version = 13000

@@ -17,12 +17,12 @@ from tests.runtimes.fake_gpu import FakeCuda, FakeLibrary, fake_logits
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.bundle.manifest import NOT_RUN, Engine
 from tvlt_deploy.bundle.trust import trust
-from tvlt_deploy.engines import operating_system
 from tvlt_deploy.errors import BundleError, EnvironmentLackError, FileRefusedError, InputError, UsageError
 from tvlt_deploy.parity import stack_clips, synthetic_clip
 from tvlt_deploy.pipeline import load as load_pipeline
-from tvlt_deploy.profiles import Profile
 from tvlt_deploy.runtimes import open_runtime, tensorrt
+from tvlt_deploy.tensorrt.library import operating_system
+from tvlt_deploy.tensorrt.profiles import Profile
 
 SMALL, LARGE = Profile((1, 1, 2), (1, 1, 4), (16, 16, 112)), Profile((2, 4, 4), (2, 4, 4), (48, 112, 112))
 CONTENT = b"an engine, as far as anyone here can tell"

@@ -69,7 +69,7 @@ class Engine:
 
     engine: `tensorrt` or `tensorrt-rtx`; version: of that library, exactly. target: the GPUs, as `sm89` or
     `sm86-sm89`, or `portable`. os: operating system and processor. source: the SHA-256 of the graph it was built from.
-    profiles: ranges of sizes (`tvlt_deploy.profiles`). receipt: what the build says of itself.
+    profiles: ranges of sizes (`tvlt_deploy.tensorrt.profiles`). receipt: what the build says of itself.
     """
 
     engine: str

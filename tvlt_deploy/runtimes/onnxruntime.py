@@ -17,9 +17,9 @@ from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.bundle.cache import bundle_cache
 from tvlt_deploy.bundle.manifest import FP16_TWIN_FORM, FUSED_FORM, ONNXRUNTIME_CPU_FORM, STANDARD_FORM, Variant
 from tvlt_deploy.errors import BundleError, EnvironmentLackError, InputError, UsageError
-from tvlt_deploy.profiles import axis_sizes, shape_of
 from tvlt_deploy.runtimes.base import Closing, check_feeds, shape_text
 from tvlt_deploy.tasks import RAW_INPUTS
+from tvlt_deploy.tensorrt.profiles import axis_sizes, shape_of
 
 _INSTALL = "pip install 'tvlt-deploy[cpu]', or 'tvlt-deploy[gpu]' for CUDA; never both in one environment"
 

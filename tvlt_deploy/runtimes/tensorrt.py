@@ -21,11 +21,11 @@ from tvlt_deploy._internal.cache import user_cache
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.bundle.manifest import Engine
 from tvlt_deploy.bundle.trust import check_trust
-from tvlt_deploy.engines import find_engine, listening, load_library
 from tvlt_deploy.errors import BundleError, EnvironmentLackError, InputError
-from tvlt_deploy.profiles import Profile, axis_sizes, shape_of
 from tvlt_deploy.runtimes.base import Closing, check_feeds
-from tvlt_deploy.runtimes.cuda import Cuda
+from tvlt_deploy.tensorrt.cuda import Cuda
+from tvlt_deploy.tensorrt.library import find_engine, listening, load_library
+from tvlt_deploy.tensorrt.profiles import Profile, axis_sizes, shape_of
 
 MAX_GRAPHS = 8
 """CUDA graphs kept by each thread, one for each set of sizes; the one unused for longest goes first."""

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tvlt_deploy.errors import EnvironmentLackError
-from tvlt_deploy.runtimes import cuda
-from tvlt_deploy.runtimes.cuda import Cuda
+from tvlt_deploy.tensorrt import cuda
+from tvlt_deploy.tensorrt.cuda import Cuda
 
 
 def used() -> set[str]:

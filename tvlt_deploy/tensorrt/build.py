@@ -20,7 +20,11 @@ from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.bundle.manifest import FP16_TWIN_FORM, NOT_RUN, STANDARD_FORM, Engine, Variant
 from tvlt_deploy.bundle.preprocessing import processor_of
 from tvlt_deploy.bundle.trust import trust
-from tvlt_deploy.engines import (
+from tvlt_deploy.errors import EnvironmentLackError, UsageError, VerdictError
+from tvlt_deploy.processors import TvltFeatureExtractor
+from tvlt_deploy.tasks import PRECISIONS
+from tvlt_deploy.tensorrt.cuda import Cuda
+from tvlt_deploy.tensorrt.library import (
     PACKAGES,
     builds_for_targets,
     capabilities,
@@ -30,11 +34,8 @@ from tvlt_deploy.engines import (
     operating_system,
     target_name,
 )
-from tvlt_deploy.errors import EnvironmentLackError, UsageError, VerdictError
-from tvlt_deploy.exporters.receipt import check_receipt, read_receipt
-from tvlt_deploy.processors import TvltFeatureExtractor
-from tvlt_deploy.profiles import Profile, check_profile, default_profile, parse_profile, profile_hash
-from tvlt_deploy.tasks import PRECISIONS
+from tvlt_deploy.tensorrt.profiles import Profile, check_profile, default_profile, parse_profile, profile_hash
+from tvlt_deploy.tensorrt.receipt import check_receipt, read_receipt
 
 Progress = Callable[[str], None]
 
@@ -60,7 +61,8 @@ def build(
 
     engine: `tensorrt` (for the GPU of this machine) or `tensorrt-rtx` (for `targets`, on any machine).
     precision: of the graph: `fp16`, `bf16`, `int8`, `fp8`; `fp32`, which no engine fuses, only with `allow_unfused`.
-    profiles: ranges of sizes, as text (`tvlt_deploy.profiles.parse_profile`); by default one that takes everything.
+    profiles: ranges of sizes, as text (`tvlt_deploy.tensorrt.profiles.parse_profile`); by default one that takes
+        everything.
     targets: compute capabilities such as `89`; none means whatever GPU will run it.
 
     The engine's hash goes into the user's trust store. On any error the bundle is as it was. Raises `UsageError` for
@@ -89,7 +91,7 @@ def build(
                 f"{engine} builds for the GPU of this machine; --target is for tensorrt-rtx",
                 hint="leave --target out, or use --engine tensorrt-rtx",
             )
-        wanted = (_local_capability(engine),)
+        wanted = (_local_capability(),)
         check_precision(precision, wanted)
     opened.check(variant.files)
     target = target_name(wanted)
@@ -138,9 +140,7 @@ def rows_per_second(bundle: Bundle) -> float:
     return float(extractor.sampling_rate / extractor.hop_length)
 
 
-def _local_capability(engine: str) -> int:
-    from tvlt_deploy.runtimes.cuda import Cuda
-
+def _local_capability() -> int:
     with Cuda(0) as cuda:
         return cuda.capability
 

@@ -18,7 +18,7 @@ APIS = {path.stem: json.loads(path.read_text()) for path in (Path(__file__).pare
 PACKAGE = Path(tvlt_deploy.__file__).parent
 
 OBJECTS = {
-    "exporters/tensorrt.py": {
+    "tensorrt/build.py": {
         "builder": "Builder", "network": "INetworkDefinition", "parser": "OnnxParser", "config": "IBuilderConfig",
         "ranges": "IOptimizationProfile",
     },
@@ -26,7 +26,7 @@ OBJECTS = {
         "runtime": "Runtime", "engine": "ICudaEngine", "self._engine": "ICudaEngine",
         "self.context": "IExecutionContext", "self.config": "IRuntimeConfig", "self.cache": "IRuntimeCache",
     },
-    "engines.py": {},
+    "tensorrt/library.py": {},
 }  # fmt: skip
 """Module -> expression -> the TensorRT class it is."""
 

@@ -6,8 +6,8 @@ import pytest
 
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import BundleError, UsageError
-from tvlt_deploy.profiles import Profile, default_profile, parse_profile, profile_hash
 from tvlt_deploy.tasks import TASKS
+from tvlt_deploy.tensorrt.profiles import Profile, default_profile, parse_profile, profile_hash
 
 BASE = TvltConfig()
 RATE = 44100 / 512

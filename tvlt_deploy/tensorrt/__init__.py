@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX: the library, size profiles, CUDA memory, engine builds and their receipts."""
