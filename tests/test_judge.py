@@ -24,7 +24,7 @@ from benchmarks.accuracy.synthetic import CLASSES, CONFIG, RATE, Clips, make_cli
 from tvlt_deploy import export
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.bundle.writer import write_manifest
-from tvlt_deploy.exporters.histogram import METHODS
+from tvlt_deploy.exporters.quantization.histogram import METHODS
 from tvlt_deploy.media import pair_folder, read_clip
 from tvlt_deploy.reference import TvltForAudioVisualClassification, TvltModel
 from tvlt_deploy.tasks import TASKS

@@ -13,7 +13,7 @@ _HOME_OF = {
     "TvltConfig": "tvlt_deploy.config",
     "TvltError": "tvlt_deploy.errors",
     "export": "tvlt_deploy.exporters",
-    "fuse": "tvlt_deploy.exporters.fused",
+    "fuse": "tvlt_deploy.exporters.preprocessing.graph",
     "quantize": "tvlt_deploy.exporters.quantize",
     "load": "tvlt_deploy.pipeline",
     "Pipeline": "tvlt_deploy.pipeline",
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from tvlt_deploy.config import TvltConfig
     from tvlt_deploy.errors import TvltError
     from tvlt_deploy.exporters import export
-    from tvlt_deploy.exporters.fused import fuse
+    from tvlt_deploy.exporters.preprocessing.graph import fuse
     from tvlt_deploy.exporters.quantize import quantize
     from tvlt_deploy.parity import verify
     from tvlt_deploy.pipeline import Answer, Pipeline, load

@@ -338,7 +338,7 @@ def fuse(bundle: Path, threads: int | None, no_verify: bool, as_json: bool, prog
 
     Example: tvlt-deploy fuse bundle
     """
-    from tvlt_deploy.exporters.fused import fuse as add
+    from tvlt_deploy.exporters.preprocessing.graph import fuse as add
 
     made = add(bundle, verify=not no_verify, threads=threads, progress=progress)
     progress.done()

@@ -33,7 +33,7 @@ try:
     from polygraphy.comparator import Comparator
     from polygraphy.logger import G_LOGGER
 
-    from tvlt_deploy.exporters.qdq import LARGEST, insert_pairs
+    from tvlt_deploy.exporters.quantization.qdq import LARGEST, insert_pairs
     from tvlt_deploy.runtimes.onnxruntime import open_graph
 except ImportError as error:
     raise EnvironmentLackError(

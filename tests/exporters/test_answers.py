@@ -16,7 +16,7 @@ from tests.reference import hf
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import ConfigError
-from tvlt_deploy.exporters.graph import Masking, inference_form, kept_fraction, standard_attention
+from tvlt_deploy.exporters.inference_model import Masking, inference_form, kept_fraction, standard_attention
 from tvlt_deploy.reference import init_checkpoint, load_model
 from tvlt_deploy.tasks import TASKS
 

@@ -26,8 +26,8 @@ from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.cli import main
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import InputError, UsageError, VerdictError
-from tvlt_deploy.exporters import fused as fused_module
-from tvlt_deploy.exporters.fused import fuse, preprocessing_graph
+from tvlt_deploy.exporters.preprocessing import graph as fused_module
+from tvlt_deploy.exporters.preprocessing.graph import fuse, preprocessing_graph
 from tvlt_deploy.locate import locate
 from tvlt_deploy.parity import raw_cases
 from tvlt_deploy.pipeline import load

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tvlt_deploy.errors import UsageError
-from tvlt_deploy.exporters.histogram import (
+from tvlt_deploy.exporters.quantization.histogram import (
     BINS,
     METHODS,
     Histogram,

@@ -16,8 +16,8 @@ from tests.conftest import FORMS
 from tvlt_deploy import export
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.errors import CheckpointError, ConfigError, UsageError
-from tvlt_deploy.exporters.graph import inference_form, standard_attention
-from tvlt_deploy.exporters.observers import Watch
+from tvlt_deploy.exporters.inference_model import inference_form, standard_attention
+from tvlt_deploy.exporters.quantization.observers import Watch
 from tvlt_deploy.pipeline import load
 from tvlt_deploy.processors import resample
 from tvlt_deploy.reference import OriginalCheckpoint

@@ -108,7 +108,7 @@ def export(
         of a file.
     precisions: of `fp32`, `fp16` and `bf16`, each with a graph of its own; inputs and outputs are float32 in all.
     weights: keep `model.safetensors` in the bundle (the `torch` backend and later verification need it).
-    fused: add a graph with pre-processing in front (`tvlt_deploy.exporters.fused`); it needs fp32 among the precisions.
+    fused: add a graph with pre-processing in front (`tvlt_deploy.exporters.preprocessing.graph`); it needs fp32 among the precisions.
     verify: run the verdicts and invariants of `tvlt_deploy.parity` on every graph; a miss raises `VerdictError` and
         leaves no bundle. bf16 runs on OpenVINO; without it, that graph's verdict stays "not run".
     force: replace a bundle that stands there.
@@ -124,8 +124,9 @@ def export(
         import onnx as onnx_package
         import torch
 
-        from tvlt_deploy.exporters import fused as fusing
-        from tvlt_deploy.exporters import graph, onnx, precision
+        from tvlt_deploy.exporters import inference_model as graph
+        from tvlt_deploy.exporters import onnx, precision
+        from tvlt_deploy.exporters.preprocessing import graph as fusing
         from tvlt_deploy.reference.loading import load_model
         from tvlt_deploy.reference.original.checkpoint import OriginalCheckpoint
         from tvlt_deploy.reference.weights import checkpoint_path, read_config

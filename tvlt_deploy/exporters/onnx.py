@@ -18,7 +18,7 @@ from torch import nn
 from tvlt_deploy._version import __version__
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import UsageError
-from tvlt_deploy.exporters.graph import Attention, inference_form
+from tvlt_deploy.exporters.inference_model import Attention, inference_form
 from tvlt_deploy.tasks import AUDIO_PATCHES, BATCH, FRAMES, PIXEL_PATCHES, ROWS, Task, TensorSpec, token_counts
 
 DEFAULT_OPSET = 20

@@ -36,12 +36,12 @@ try:
 
     from tvlt_deploy.exporters import onnx
     from tvlt_deploy.exporters.calibration import Clips, Source
-    from tvlt_deploy.exporters.graph import inference_form, standard_attention
-    from tvlt_deploy.exporters.histogram import METHODS, check_method
-    from tvlt_deploy.exporters.observers import Observer, Watch, linear_layers
+    from tvlt_deploy.exporters.inference_model import inference_form, standard_attention
     from tvlt_deploy.exporters.precision import to_half
-    from tvlt_deploy.exporters.qdq import insert_pairs
-    from tvlt_deploy.exporters.smoothing import check_alpha, smooth_layers
+    from tvlt_deploy.exporters.quantization.histogram import METHODS, check_method
+    from tvlt_deploy.exporters.quantization.observers import Observer, Watch, linear_layers
+    from tvlt_deploy.exporters.quantization.qdq import insert_pairs
+    from tvlt_deploy.exporters.quantization.smoothquant import check_alpha, smooth_layers
     from tvlt_deploy.runtimes.torch import TorchRuntime
 except ImportError as error:
     raise EnvironmentLackError(

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from PIL import Image
 
 from tvlt_deploy.errors import UsageError
-from tvlt_deploy.exporters.operators import Operators
+from tvlt_deploy.exporters.preprocessing.builder import Operators
 from tvlt_deploy.processors import TvltImageProcessor
 
 HALF_WEIGHT = 1 << 11

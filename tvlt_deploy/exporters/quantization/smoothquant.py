@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from tvlt_deploy.errors import UsageError
-from tvlt_deploy.exporters.graph import Layer, Linear
-from tvlt_deploy.exporters.observers import Observer, transformer_layers
+from tvlt_deploy.exporters.inference_model import Layer, Linear
+from tvlt_deploy.exporters.quantization.observers import Observer, transformer_layers
 
 
 def check_alpha(alpha: float) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from tvlt_deploy.errors import UsageError
-from tvlt_deploy.exporters.operators import Operators
+from tvlt_deploy.exporters.preprocessing.builder import Operators
 from tvlt_deploy.processors import TvltFeatureExtractor
 from tvlt_deploy.processors.spectrogram import DYNAMIC_RANGE, LEAST_POWER, hann_window
 

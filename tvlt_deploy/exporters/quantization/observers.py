@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tvlt_deploy.errors import InputError
-from tvlt_deploy.exporters.graph import Classification, Layer, Matching, Reconstruction
-from tvlt_deploy.exporters.histogram import Histogram
+from tvlt_deploy.exporters.inference_model import Classification, Layer, Matching, Reconstruction
+from tvlt_deploy.exporters.quantization.histogram import Histogram
 
 READERS: Mapping[str, tuple[str, ...]] = {
     "key": ("query", "key", "value"),

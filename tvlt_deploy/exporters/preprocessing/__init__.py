@@ -1,0 +1,1 @@
+"""Pre-processing as ONNX operators, and the fused graph."""

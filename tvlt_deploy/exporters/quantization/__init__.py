@@ -1,0 +1,1 @@
+"""Calibration of int8 and fp8: observers, histograms, SmoothQuant and QDQ nodes."""
