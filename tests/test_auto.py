@@ -17,7 +17,8 @@ from tvlt_deploy.bench import bench
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.cli import main
 from tvlt_deploy.errors import EnvironmentLackError, UsageError
-from tvlt_deploy.parity import synthetic_clip, verify
+from tvlt_deploy.parity.cases import synthetic_clip
+from tvlt_deploy.workflows.verify import verify
 
 PAIRS = [("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")]
 

@@ -277,7 +277,7 @@ def test_a_missed_tolerance_exits_with_three_and_says_by_how_much(
 ) -> None:
     from dataclasses import replace
 
-    from tvlt_deploy import parity
+    from tvlt_deploy.workflows import verify as parity
 
     strict = replace(parity.TOLERANCES["fp32"], absolute_logits=1e-12)
     monkeypatch.setattr(parity, "TOLERANCES", {**parity.TOLERANCES, "fp32": strict})

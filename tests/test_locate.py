@@ -29,7 +29,7 @@ from tvlt_deploy.exporters.onnx import save_graphs
 from tvlt_deploy.exporters.precision import to_half
 from tvlt_deploy.exporters.quantize import quantize
 from tvlt_deploy.locate import Location, locate, row_error
-from tvlt_deploy.parity import add_noise, fidelity_cases, synthetic_clip
+from tvlt_deploy.parity.cases import add_noise, fidelity_cases, synthetic_clip
 from tvlt_deploy.runtimes import open_runtime
 
 Feeds = dict[str, np.ndarray]

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tvlt_deploy import parity, verify
+from tvlt_deploy import verify
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.errors import EnvironmentLackError, UsageError, VerdictError
-from tvlt_deploy.parity import Report, Row, Verdict, label_agreement, least_cosine, max_difference
+from tvlt_deploy.parity.metrics import label_agreement, least_cosine, max_difference
+from tvlt_deploy.parity.report import Report, Row, Verdict
 from tvlt_deploy.runtimes import open_runtime
 from tvlt_deploy.runtimes.base import Closing
 from tvlt_deploy.tasks import TASKS
+from tvlt_deploy.workflows import verify as parity
 
 NAN, INF = float("nan"), float("inf")
 

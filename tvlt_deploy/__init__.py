@@ -19,7 +19,7 @@ _HOME_OF = {
     "Pipeline": "tvlt_deploy.pipeline",
     "Answer": "tvlt_deploy.pipeline",
     "Bundle": "tvlt_deploy.bundle",
-    "verify": "tvlt_deploy.parity",
+    "verify": "tvlt_deploy.workflows.verify",
     "retrieve": "tvlt_deploy.retrieval",
 }
 __all__ = [
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from tvlt_deploy.exporters import export
     from tvlt_deploy.exporters.preprocessing.graph import fuse
     from tvlt_deploy.exporters.quantize import quantize
-    from tvlt_deploy.parity import verify
     from tvlt_deploy.pipeline import Answer, Pipeline, load
     from tvlt_deploy.retrieval import retrieve
+    from tvlt_deploy.workflows.verify import verify
 
 
 def __getattr__(name: str) -> Any:

@@ -21,7 +21,9 @@ from tvlt_deploy._internal.atomic import write_json
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.bundle.cache import bundle_cache
 from tvlt_deploy.errors import EnvironmentLackError, TvltError, UsageError
-from tvlt_deploy.parity import Case, Outputs, add_noise, fidelity, fidelity_cases, synthetic_clip
+from tvlt_deploy.parity.cases import Case, add_noise, fidelity_cases, synthetic_clip
+from tvlt_deploy.parity.metrics import Outputs
+from tvlt_deploy.parity.report import fidelity
 from tvlt_deploy.runtimes import AUTO, DEFAULT_DEVICE, ENGINE_BACKENDS, PAIRS, held_precisions, open_runtime
 from tvlt_deploy.runtimes.base import Runtime
 from tvlt_deploy.tasks import PRECISIONS, TOLERANCES

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from tvlt_deploy.bundle import Bundle
     from tvlt_deploy.bundle.manifest import Engine
     from tvlt_deploy.locate import Location
-    from tvlt_deploy.parity import Report
+    from tvlt_deploy.parity.report import Report
     from tvlt_deploy.pipeline import Pipeline
     from tvlt_deploy.retrieval import Ranking
 
@@ -493,7 +493,7 @@ def verify(
 
     Example: tvlt-deploy verify bundle --backend onnxruntime
     """
-    from tvlt_deploy.parity import verify as measure
+    from tvlt_deploy.workflows.verify import verify as measure
 
     if locate:
         asked = backends or (DEFAULT_BACKEND,)

@@ -21,9 +21,11 @@ import numpy as np
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.bundle.manifest import FUSED_FORM, ONNXRUNTIME_CPU_FORM, STANDARD_FORM, Variant
 from tvlt_deploy.errors import EnvironmentLackError, UsageError
-from tvlt_deploy.parity import Case, Feeds, Outputs, Progress, deviation, fidelity_cases
+from tvlt_deploy.parity.cases import Case, Feeds, fidelity_cases
+from tvlt_deploy.parity.metrics import Outputs, deviation
 from tvlt_deploy.runtimes import DEFAULT_BACKEND, check_pair, held_precisions
 from tvlt_deploy.tasks import TOLERANCES, Task
+from tvlt_deploy.workflows.verify import Progress
 
 try:
     import onnx_ir

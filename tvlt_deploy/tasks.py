@@ -34,7 +34,7 @@ RAW_INPUTS: Mapping[str, TensorSpec] = {
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Limits on the difference from the reference, for one precision (see `tvlt_deploy.parity`).
+    """Limits on the difference from the reference, for one precision (see `tvlt_deploy.workflows.verify`).
 
     relative: max |difference| / standard deviation of the reference, for `logits` and `matching_logits`.
     cosine: the least cosine of a row of 64 values and more.

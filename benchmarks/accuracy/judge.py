@@ -31,7 +31,7 @@ from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.bundle.manifest import QUANTIZED
 from tvlt_deploy.errors import TvltError
 from tvlt_deploy.exporters import EXPORTED_PRECISIONS
-from tvlt_deploy.parity import label_agreement
+from tvlt_deploy.parity.metrics import label_agreement
 from tvlt_deploy.reference import TvltForAudioVisualClassification, load_model
 from tvlt_deploy.runtimes import BACKENDS, held_precisions, open_runtime
 from tvlt_deploy.runtimes.base import Runtime

@@ -15,7 +15,7 @@ import torch
 from tests import truth
 from tests.conftest import SMALL
 from tests.reference import hf
-from tvlt_deploy import export, parity, verify
+from tvlt_deploy import export, verify
 from tvlt_deploy._internal.atomic import sha256_of
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.config import TvltConfig
@@ -24,6 +24,7 @@ from tvlt_deploy.exporters import onnx
 from tvlt_deploy.processors import TvltProcessor
 from tvlt_deploy.reference import TvltForAudioVisualClassification, init_checkpoint
 from tvlt_deploy.runtimes import open_runtime
+from tvlt_deploy.workflows import verify as parity
 
 pytestmark = pytest.mark.usefixtures("classification", "traced_already")
 

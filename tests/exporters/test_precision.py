@@ -16,7 +16,7 @@ from tvlt_deploy.bundle.manifest import ONNXRUNTIME_CPU_FORM
 from tvlt_deploy.errors import EnvironmentLackError, UsageError, VerdictError
 from tvlt_deploy.exporters import precision
 from tvlt_deploy.exporters.onnx import save_graphs
-from tvlt_deploy.parity import fidelity_cases
+from tvlt_deploy.parity.cases import fidelity_cases
 from tvlt_deploy.tasks import TASKS
 
 HALVES = ("fp16", "bf16")

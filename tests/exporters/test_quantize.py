@@ -30,9 +30,10 @@ from tvlt_deploy.exporters.quantization.observers import Watch, linear_layers
 from tvlt_deploy.exporters.quantization.qdq import insert_pairs, quantize_weight, step_of
 from tvlt_deploy.exporters.quantization.smoothquant import smooth_layers
 from tvlt_deploy.exporters.quantize import choose_layers, observe, quantize
-from tvlt_deploy.parity import add_noise, pad_clip, synthetic_clip, verify
+from tvlt_deploy.parity.cases import add_noise, pad_clip, synthetic_clip
 from tvlt_deploy.reference.loading import load_model
 from tvlt_deploy.runtimes import open_runtime
+from tvlt_deploy.workflows.verify import verify
 
 Feeds = dict[str, np.ndarray]
 

@@ -21,7 +21,7 @@ from tvlt_deploy._internal.atomic import sha256_of
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.bundle.manifest import STANDARD_FORM
 from tvlt_deploy.errors import BundleError, EnvironmentLackError, InputError, UsageError
-from tvlt_deploy.parity import synthetic_clip
+from tvlt_deploy.parity.cases import synthetic_clip
 from tvlt_deploy.runtimes import onnxruntime as engine
 from tvlt_deploy.runtimes import open_runtime
 from tvlt_deploy.tasks import TASKS

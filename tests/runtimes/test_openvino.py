@@ -9,9 +9,10 @@ import pytest
 
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.errors import EnvironmentLackError, InputError
-from tvlt_deploy.parity import add_noise, fidelity_cases, verify
+from tvlt_deploy.parity.cases import add_noise, fidelity_cases
 from tvlt_deploy.runtimes import open_runtime
 from tvlt_deploy.tasks import TASKS
+from tvlt_deploy.workflows.verify import verify
 
 pytest.importorskip("openvino")
 

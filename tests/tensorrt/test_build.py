@@ -22,7 +22,7 @@ from tvlt_deploy.cli import main
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import BundleError, EnvironmentLackError, UsageError, VerdictError
 from tvlt_deploy.exporters.quantize import quantize
-from tvlt_deploy.parity import synthetic_clip
+from tvlt_deploy.parity.cases import synthetic_clip
 from tvlt_deploy.reference import init_checkpoint
 from tvlt_deploy.tasks import TASKS
 from tvlt_deploy.tensorrt import build as tensorrt

@@ -23,7 +23,7 @@ from tvlt_deploy.bench.workloads import check_workload, workload_name
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.bundle.manifest import FUSED_FORM
 from tvlt_deploy.errors import EnvironmentLackError, UsageError
-from tvlt_deploy.parity import deviation, max_difference
+from tvlt_deploy.parity.metrics import deviation, max_difference
 from tvlt_deploy.runtimes import (
     AUTO,
     DEFAULT_BACKEND,

@@ -109,7 +109,7 @@ def export(
     precisions: of `fp32`, `fp16` and `bf16`, each with a graph of its own; inputs and outputs are float32 in all.
     weights: keep `model.safetensors` in the bundle (the `torch` backend and later verification need it).
     fused: add a graph with pre-processing in front (`tvlt_deploy.exporters.preprocessing.graph`); it needs fp32 among the precisions.
-    verify: run the verdicts and invariants of `tvlt_deploy.parity` on every graph; a miss raises `VerdictError` and
+    verify: run the verdicts and invariants of `tvlt_deploy.workflows.verify` on every graph; a miss raises `VerdictError` and
         leaves no bundle. bf16 runs on OpenVINO; without it, that graph's verdict stays "not run".
     force: replace a bundle that stands there.
     labels: what the outputs of a classifier are called, in order; by default what the checkpoint says.
@@ -196,7 +196,7 @@ def export(
         if fused:
             fusing.fuse(stage, verify=False, progress=progress)
         if verify:
-            from tvlt_deploy.parity import verify as run_verify
+            from tvlt_deploy.workflows.verify import verify as run_verify
 
             report = run_verify(stage, backends=(DEFAULT_BACKEND,), progress=progress)
             report.raise_on_failure("no bundle is left; with --no-verify it stays, and tvlt-deploy verify tells all")

@@ -90,7 +90,7 @@ def quantize(
     count: how many distinct clips are wanted; None takes all.
     evaluation: clips meant for measuring accuracy; the receipt says whether any of them was calibrated on.
     max_unreadable: the share of the clips that may fail to be read.
-    verify: run the verdicts of `tvlt_deploy.parity` on the int8 graphs; a miss raises `VerdictError`.
+    verify: run the verdicts of `tvlt_deploy.workflows.verify` on the int8 graphs; a miss raises `VerdictError`.
 
     The receipt stands in the manifest as `calibration`. On any error the bundle is as it was. Raises `UsageError` for
     arguments that cannot be and for too few distinct clips, `MediaError` for too many unreadable ones, `InputError`
@@ -149,7 +149,7 @@ def quantize(
             variants += _write(opened, stage, precision, limits, len(layers), smoothed)
         write_manifest(stage, opened.task, opened.config, variants, {})
         if verify and "int8" in precisions:
-            from tvlt_deploy.parity import verify as run_verify
+            from tvlt_deploy.workflows.verify import verify as run_verify
 
             report = run_verify(
                 stage, backends=(DEFAULT_BACKEND,), precisions=("int8",), threads=threads, progress=progress

@@ -72,7 +72,7 @@ def fuse(
         variant = write_fused(opened.path(source.path), stage, opened.task, opened.config, processor, source.opset)
         write_manifest(stage, opened.task, opened.config, [variant], {})
         if verify:
-            from tvlt_deploy.parity import verify as run_verify
+            from tvlt_deploy.workflows.verify import verify as run_verify
 
             run_verify(stage, backends=(DEFAULT_BACKEND,), threads=threads, progress=progress).raise_on_failure()
         opened.replace_graphs(Bundle(stage), (DIRECTORY,))

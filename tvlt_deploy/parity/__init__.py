@@ -1,0 +1,1 @@
+"""What the numbers of a verification mean: metrics, cases and reports."""
