@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tvlt_deploy import auto, load
-from tvlt_deploy.auto import choose
+from tvlt_deploy import load
 from tvlt_deploy.bench import bench
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.cli import main
 from tvlt_deploy.errors import EnvironmentLackError, UsageError
+from tvlt_deploy.inference import selection as auto
+from tvlt_deploy.inference.selection import choose
 from tvlt_deploy.parity.cases import synthetic_clip
 from tvlt_deploy.workflows.verify import verify
 

@@ -64,7 +64,7 @@ def test_csv_of_arrays_tells_their_shapes(features: Bundle, folder: Path) -> Non
 def test_lines_are_out_before_the_next_clips_are_read(
     matching: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tvlt_deploy import batch
+    from tvlt_deploy.inference import files as batch
 
     monkeypatch.setattr(batch, "GROUP", 1)
     read, seen = batch.read_source, []
@@ -88,7 +88,7 @@ def test_parquet_holds_every_answer_and_array(
     features: Bundle, classification: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr("tvlt_deploy.formats.ROW_GROUP_BYTES", 1)
+    monkeypatch.setattr("tvlt_deploy.inference.writers.ROW_GROUP_BYTES", 1)
     clip = read_clip(folder / "a.png", audio=folder / "a.wav", frames=4)
     for bundle in (features, classification):
         path = folder.parent / "out" / "answers.parquet"
@@ -128,7 +128,7 @@ def test_an_interrupted_parquet_file_is_not_there(
     def interrupted(*_: object, **__: object) -> object:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tvlt_deploy.batch.read_source", interrupted)
+    monkeypatch.setattr("tvlt_deploy.inference.files.read_source", interrupted)
     out = folder.parent / "out"
     assert run(features.directory, folder, "--format", "parquet", "--output", out / "x.parquet").exit_code == 130
     assert list(out.iterdir()) == []

@@ -59,7 +59,7 @@ def test_public_names_resolve() -> None:
     assert dir(tvlt_deploy) == sorted(tvlt_deploy.__all__)
     for name in tvlt_deploy.__all__:
         assert getattr(tvlt_deploy, name) is not None
-    assert tvlt_deploy.load.__module__ == "tvlt_deploy.pipeline"
+    assert tvlt_deploy.load.__module__ == "tvlt_deploy.inference.pipeline"
     assert tvlt_deploy.__version__.count(".") == 2
     with pytest.raises(AttributeError, match="module 'tvlt_deploy' has no attribute 'laod'"):
         _ = tvlt_deploy.laod

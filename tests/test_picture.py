@@ -14,10 +14,10 @@ from PIL import Image
 
 import tvlt_deploy
 from tests.reference import hf
-from tvlt_deploy.batch import answer_files
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.cli import main
-from tvlt_deploy.picture import draw, unpatchify
+from tvlt_deploy.inference.contact_sheet import draw, unpatchify
+from tvlt_deploy.inference.files import answer_files
 
 pytest.importorskip("av")
 

@@ -134,7 +134,7 @@ def test_little_is_computed_for_padding(recorded: Callable[[str], tuple[Pipeline
 def test_batches_stay_within_the_memory_of_a_cpu(
     recorded: Callable[[str], tuple[Pipeline, Recorder]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(tvlt_deploy.pipeline.MAX_BATCH_TOKENS, "cpu", 100)
+    monkeypatch.setitem(tvlt_deploy.inference.pipeline.MAX_BATCH_TOKENS, "cpu", 100)
     pipe, recorder = recorded("audio-visual-classification")
     pipe([clip(4)] * 10, [sound(7)] * 10, RATE)  # 31 tokens each
     assert [len(feeds["pixel_mask"]) for feeds in recorder.seen] == [3, 3, 3, 1]

@@ -15,9 +15,9 @@ _HOME_OF = {
     "export": "tvlt_deploy.exporters",
     "fuse": "tvlt_deploy.exporters.preprocessing.graph",
     "quantize": "tvlt_deploy.exporters.quantize",
-    "load": "tvlt_deploy.pipeline",
-    "Pipeline": "tvlt_deploy.pipeline",
-    "Answer": "tvlt_deploy.pipeline",
+    "load": "tvlt_deploy.inference.pipeline",
+    "Pipeline": "tvlt_deploy.inference.pipeline",
+    "Answer": "tvlt_deploy.inference.pipeline",
     "Bundle": "tvlt_deploy.bundle",
     "verify": "tvlt_deploy.workflows.verify",
     "retrieve": "tvlt_deploy.retrieval",
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from tvlt_deploy.exporters import export
     from tvlt_deploy.exporters.preprocessing.graph import fuse
     from tvlt_deploy.exporters.quantize import quantize
-    from tvlt_deploy.pipeline import Answer, Pipeline, load
+    from tvlt_deploy.inference.pipeline import Answer, Pipeline, load
     from tvlt_deploy.retrieval import retrieve
     from tvlt_deploy.workflows.verify import verify
 

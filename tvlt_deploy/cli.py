@@ -39,12 +39,12 @@ from tvlt_deploy.tasks import PRECISIONS, RAW_INPUTS, TASKS
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tvlt_deploy.batch import FileAnswer, Source
     from tvlt_deploy.bundle import Bundle
     from tvlt_deploy.bundle.manifest import Engine
+    from tvlt_deploy.inference.files import FileAnswer, Source
+    from tvlt_deploy.inference.pipeline import Pipeline
     from tvlt_deploy.locate import Location
     from tvlt_deploy.parity.report import Report
-    from tvlt_deploy.pipeline import Pipeline
     from tvlt_deploy.retrieval import Ranking
 
 INTERRUPTED = 130
@@ -608,8 +608,8 @@ def run(
 
     Example: tvlt-deploy run bundle clip.mp4 --start 2 --duration 10
     """
-    from tvlt_deploy.batch import answer_files, check_window, find_sources
-    from tvlt_deploy.pipeline import load
+    from tvlt_deploy.inference.files import answer_files, check_window, find_sources
+    from tvlt_deploy.inference.pipeline import load
 
     if as_json and form not in ("table", "jsonl"):
         raise UsageError(f"--json is --format jsonl; --format {form} was asked for as well", hint="take one of them")
@@ -650,7 +650,7 @@ def _adders(
     form: str, output: Path | None, picture: Path | None, pipeline: Pipeline, stack: contextlib.ExitStack
 ) -> Iterator[Callable[[FileAnswer], None]]:
     """What is done with each answer as it comes."""
-    from tvlt_deploy.formats import csv_lines, npy_files, parquet_file
+    from tvlt_deploy.inference.writers import csv_lines, npy_files, parquet_file
 
     if form == "jsonl":
         yield lambda answer: click.echo(json.dumps(answer.to_dict(), allow_nan=False))
@@ -661,7 +661,7 @@ def _adders(
     elif form == "parquet" and output is not None:
         yield stack.enter_context(parquet_file(pipeline, output))
     if picture is not None:
-        from tvlt_deploy.picture import png_files
+        from tvlt_deploy.inference.contact_sheet import png_files
 
         yield png_files(pipeline, picture)
 

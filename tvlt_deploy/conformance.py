@@ -20,9 +20,9 @@ from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.bundle.manifest import ONNXRUNTIME_CPU_FORM
 from tvlt_deploy.config import CONFIG_FILE
 from tvlt_deploy.errors import BundleError, FileRefusedError, UsageError, VerdictError
+from tvlt_deploy.inference.pipeline import Pipeline, load
 from tvlt_deploy.parity.cases import RawCase, raw_cases
 from tvlt_deploy.parity.metrics import is_hidden
-from tvlt_deploy.pipeline import Pipeline, load
 from tvlt_deploy.processors import TvltFeatureExtractor, TvltProcessor
 from tvlt_deploy.processors.serialization import PREPROCESSOR_FILE
 from tvlt_deploy.processors.spectrogram import DYNAMIC_RANGE, LEAST_POWER

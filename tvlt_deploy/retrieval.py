@@ -24,11 +24,11 @@ import numpy as np
 
 from tvlt_deploy._internal.atomic import sha256_of, staged_file, write_json
 from tvlt_deploy._version import __version__
-from tvlt_deploy.batch import FileAnswer, Source, check_window, find_sources, read_source
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.bundle.cache import bundle_cache
 from tvlt_deploy.errors import EnvironmentLackError, MediaError, TvltError, UsageError, VerdictError
-from tvlt_deploy.pipeline import Pipeline, Prepared, load
+from tvlt_deploy.inference.files import FileAnswer, Source, check_window, find_sources, read_source
+from tvlt_deploy.inference.pipeline import Pipeline, Prepared, load
 from tvlt_deploy.runtimes import DEFAULT_BACKEND, DEFAULT_DEVICE
 
 AUDIO_TO_VIDEO, VIDEO_TO_AUDIO = "audio-to-video", "video-to-audio"

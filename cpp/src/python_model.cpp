@@ -1,4 +1,4 @@
-// libtvlt_deploy_python: tvlt_deploy.embedding in an interpreter inside the host's process.
+// libtvlt_deploy_python: tvlt_deploy.inference.c_api in an interpreter inside the host's process.
 //
 // The interpreter is started by the first session and never finalised: numpy cannot be loaded a second time, and a
 // thread that is inside Python during finalisation aborts the process.
@@ -62,7 +62,7 @@ Failure python_failure() {
     PyErr_NormalizeException(&type, &value, &trace);
     if (value != nullptr && trace != nullptr) PyException_SetTraceback(value, trace);
     const Object held_type(type), held_value(value), held_trace(trace);
-    const Object module(PyImport_ImportModule("tvlt_deploy.embedding"));
+    const Object module(PyImport_ImportModule("tvlt_deploy.inference.c_api"));
     if (module && value != nullptr) {
         const Object described(PyObject_CallMethod(module.get(), "describe", "O", value));
         int status = 0;
@@ -278,7 +278,7 @@ class PythonModel : public Model {
 public:
     PythonModel(const std::string& bundle, const Options& options) {
         const Gil gil;
-        const auto module = checked(PyImport_ImportModule("tvlt_deploy.embedding"));
+        const auto module = checked(PyImport_ImportModule("tvlt_deploy.inference.c_api"));
         const Object threads(options.threads > 0 ? PyLong_FromLong(options.threads) : none());
         const auto text_or_none = [](const std::string& text) { return text.empty() ? nullptr : text.c_str(); };
         pipeline_ = checked(PyObject_CallMethod(

@@ -22,7 +22,7 @@ from tests import truth
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import InputError
-from tvlt_deploy.pipeline import Answer, Pipeline
+from tvlt_deploy.inference.pipeline import Answer, Pipeline
 from tvlt_deploy.runtimes.onnxruntime import open_fused, shared_library
 from tvlt_deploy.tasks import TASKS
 
@@ -199,7 +199,7 @@ def _refused_cases(writer: Writer, bundle: Bundle) -> list[Case]:
 def _media_case(writer: Writer, bundle: Bundle) -> Case:
     """A media file, answered by the Python pipeline."""
     from tests.media import files
-    from tvlt_deploy.batch import answer_files
+    from tvlt_deploy.inference.files import answer_files
 
     name = writer.bundle(bundle, bundle.task.name)
     files.write(writer.directory / "clip.mp4", np.arange(25) / 25, files.tone(1.0))

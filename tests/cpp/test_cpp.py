@@ -253,7 +253,7 @@ def test_the_embedded_pipeline_inside_a_python_program(whole_build: Path, data: 
         "library.tvlt_last_error.restype = ctypes.c_char_p\n"
         "assert status == 0, library.tvlt_last_error()\n"
         "library.tvlt_close(session)\n"
-        "print('tvlt_deploy.embedding' in sys.modules)\n"
+        "print('tvlt_deploy.inference.c_api' in sys.modules)\n"
     )
     arguments = whole_build / "libtvlt_deploy_python.so", data / "audio-visual-classification"
     variables = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -18,7 +18,7 @@ from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.errors import CheckpointError, ConfigError, UsageError
 from tvlt_deploy.exporters.inference_model import inference_form, standard_attention
 from tvlt_deploy.exporters.quantization.observers import Watch
-from tvlt_deploy.pipeline import load
+from tvlt_deploy.inference.pipeline import load
 from tvlt_deploy.processors import resample
 from tvlt_deploy.reference import OriginalCheckpoint
 from tvlt_deploy.runtimes import open_runtime

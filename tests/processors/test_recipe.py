@@ -16,10 +16,10 @@ import tvlt_deploy
 from tests.test_pipeline import Recorder, clip, sound
 from tvlt_deploy import Pipeline
 from tvlt_deploy._internal.atomic import sha256_of
-from tvlt_deploy.batch import answer_files, find_sources
 from tvlt_deploy.bench.worker import Session
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.errors import BundleError, ConfigError, FileRefusedError
+from tvlt_deploy.inference.files import answer_files, find_sources
 from tvlt_deploy.processors import OriginalProcessor, TvltProcessor, original_masks, resample
 
 RATE = 44100

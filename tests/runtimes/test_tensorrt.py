@@ -18,8 +18,8 @@ from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.bundle.manifest import NOT_RUN, Engine
 from tvlt_deploy.bundle.trust import trust
 from tvlt_deploy.errors import BundleError, EnvironmentLackError, FileRefusedError, InputError, UsageError
+from tvlt_deploy.inference.pipeline import load as load_pipeline
 from tvlt_deploy.parity.cases import stack_clips, synthetic_clip
-from tvlt_deploy.pipeline import load as load_pipeline
 from tvlt_deploy.runtimes import open_runtime, tensorrt
 from tvlt_deploy.tensorrt.library import operating_system
 from tvlt_deploy.tensorrt.profiles import Profile

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from tvlt_deploy._internal import machine
-from tvlt_deploy.auto import choose
 from tvlt_deploy.bench.bystanders import Bystanders
 from tvlt_deploy.bench.clock import Statistics
 from tvlt_deploy.bench.process import Worker, WorkerError
@@ -23,6 +22,7 @@ from tvlt_deploy.bench.workloads import check_workload, workload_name
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.bundle.manifest import FUSED_FORM
 from tvlt_deploy.errors import EnvironmentLackError, UsageError
+from tvlt_deploy.inference.selection import choose
 from tvlt_deploy.parity.metrics import deviation, max_difference
 from tvlt_deploy.runtimes import (
     AUTO,
@@ -92,7 +92,7 @@ def bench(
     """Measure every backend in every precision on every workload, and how far its answers are from fp32.
 
     backends: `fused` stands for the fused graph on ONNX Runtime on the CPU, whose rows tell the share of its
-    pre-processing; `auto` for the one that `tvlt_deploy.auto.choose` takes. precisions: by default fp32, and any for
+    pre-processing; `auto` for the one that `tvlt_deploy.inference.selection.choose` takes. precisions: by default fp32, and any for
     `auto`. workloads: names of `tvlt_deploy.bench.workloads.WORKLOADS`, or paths of media files, which are decoded as
     part of each call. threads: CPU threads of each backend; by default all cores this process may use. seconds: spent
     measuring each row, after at most as many of warm-up; each row has at least 5 calls, however long they take.

@@ -26,7 +26,7 @@ from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.bundle.manifest import FUSED_FORM, STANDARD_FORM
 from tvlt_deploy.bundle.preprocessing import processor_of
 from tvlt_deploy.errors import TvltError
-from tvlt_deploy.pipeline import Pipeline, load
+from tvlt_deploy.inference.pipeline import Pipeline, load
 from tvlt_deploy.runtimes import open_runtime
 from tvlt_deploy.runtimes.base import Runtime
 
@@ -111,7 +111,7 @@ class Session:
         images: list[Any] = list(self.workload.images)
         audio: list[Any] = list(self.workload.audio)
         if self.workload.path is not None:
-            from tvlt_deploy.batch import read_for
+            from tvlt_deploy.inference.files import read_for
 
             clip = self.watch.time("decode", read_for, self.pipe, self.workload.path)
             images, audio = [clip.pictures], [clip.waveform]

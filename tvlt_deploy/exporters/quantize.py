@@ -26,7 +26,7 @@ from tvlt_deploy.bundle.manifest import (
 from tvlt_deploy.bundle.writer import write_manifest
 from tvlt_deploy.config import CONFIG_FILE
 from tvlt_deploy.errors import BundleError, EnvironmentLackError, UsageError
-from tvlt_deploy.pipeline import Pipeline, load
+from tvlt_deploy.inference.pipeline import Pipeline, load
 from tvlt_deploy.runtimes import DEFAULT_BACKEND, open_runtime
 
 try:

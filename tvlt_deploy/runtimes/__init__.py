@@ -25,7 +25,7 @@ GRAPHS = {("openvino", "bf16"): "fp32"}
 
 BACKENDS = tuple(PAIRS)
 AUTO = "auto"
-"""Stands for the backend and precision that `tvlt_deploy.auto` chooses."""
+"""Stands for the backend and precision that `tvlt_deploy.inference.selection` chooses."""
 DEFAULT_BACKEND = "onnxruntime"
 DEFAULT_DEVICE = "cpu"
 DEFAULT_PRECISION = "fp32"

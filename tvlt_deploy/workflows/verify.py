@@ -100,7 +100,7 @@ def _invariants(
 
 def _raw_answers(bundle: Bundle, reference: Runtime, progress: Progress) -> tuple[list[RawCase], list[Outputs]]:
     """Raw clips, and what processors and reference say of them."""
-    from tvlt_deploy.pipeline import Pipeline  # which chooses backends with this module
+    from tvlt_deploy.inference.pipeline import Pipeline  # which chooses backends with this module
 
     processor = TvltProcessor.from_pretrained(bundle.directory)
     extractor = processor.feature_extractor
@@ -155,7 +155,7 @@ def _pairs(
     """The backends and precisions to verify; torch in fp32 is what the rest is measured against."""
     for backend in present_backends(bundle, device) if backends is None else backends:
         if backend == AUTO:
-            from tvlt_deploy.auto import choose  # which measures with this module
+            from tvlt_deploy.inference.selection import choose  # which measures with this module
 
             for precision in precisions or (None,):
                 choice = choose(bundle, device, precision, threads, trust_engine, progress=progress)

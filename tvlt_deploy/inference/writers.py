@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from tvlt_deploy._internal.atomic import staged_file
-from tvlt_deploy.batch import FileAnswer
 from tvlt_deploy.errors import EnvironmentLackError
-from tvlt_deploy.pipeline import Pipeline
+from tvlt_deploy.inference.files import FileAnswer
+from tvlt_deploy.inference.pipeline import Pipeline
 
 Add = Callable[[FileAnswer], None]
 

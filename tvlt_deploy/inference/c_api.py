@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tvlt_deploy.errors import EnvironmentLackError, TvltError
-from tvlt_deploy.pipeline import Answer, load
+from tvlt_deploy.inference.pipeline import Answer, load
 
 ClipView = tuple[memoryview | None, tuple[int, int, int], tuple[int, int], memoryview | None, int]
 """Bytes of the frames, (frames, height, width), (bytes between frames, between rows), bytes of the samples, rate in Hz.
@@ -65,8 +65,8 @@ class EmbeddedPipeline:
         return [self._row({name: values[index] for name, values in outputs.items()}) for index in range(batch)]
 
     def run_media(self, media: Sequence[MediaFile]) -> list[Row]:
-        """As `tvlt_deploy.batch.answer_files`; the first file that cannot be answered raises its error."""
-        from tvlt_deploy.batch import answer_files
+        """As `tvlt_deploy.inference.files.answer_files`; the first file that cannot be answered raises its error."""
+        from tvlt_deploy.inference.files import answer_files
 
         rows = []
         for path, audio, start, duration, strict in media:

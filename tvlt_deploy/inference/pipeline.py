@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from tvlt_deploy.auto import choose
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.bundle.preprocessing import processor_of
 from tvlt_deploy.errors import BundleError, InputError, UsageError
+from tvlt_deploy.inference.selection import choose
 from tvlt_deploy.processors import Processor
 from tvlt_deploy.processors.masking_noise import masking_noise
 from tvlt_deploy.processors.recipe import RECIPES
@@ -365,7 +365,7 @@ def load(
 
     backend, device, precision: what runs is what was asked for; see `tvlt_deploy.runtimes.open_runtime` for errors.
     The backend `auto` is the fastest that keeps its tolerance on this machine, tried once and then remembered: see
-    `tvlt_deploy.auto.choose`, to which `progress` belongs. precision: by default fp32, for `auto` any.
+    `tvlt_deploy.inference.selection.choose`, to which `progress` belongs. precision: by default fp32, for `auto` any.
     threads: CPU threads of the engine, default all cores.
     allow_fallback: accept the CPU when the device cannot be had.
     trust_engine: for TensorRT, the SHA-256 of an engine that was not built here: an engine is code.

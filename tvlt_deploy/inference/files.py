@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from tvlt_deploy.errors import EnvironmentLackError, InputError, MediaError, TvltError, UsageError
+from tvlt_deploy.inference.pipeline import Answer, Pipeline, Prepared
 from tvlt_deploy.media import SAMPLING_RATE, Clip, Limits, pair_folder, read_clip, resample
 from tvlt_deploy.media.window import LONGEST_SOUND, Window
-from tvlt_deploy.pipeline import Answer, Pipeline, Prepared
 
 Source = tuple[Path, Path | None]
 """(media file, separate sound file or None)."""

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from tvlt_deploy._internal.atomic import staged_file
-from tvlt_deploy.batch import FileAnswer
 from tvlt_deploy.config import TvltConfig
-from tvlt_deploy.pipeline import Pipeline, Prepared
+from tvlt_deploy.inference.files import FileAnswer
+from tvlt_deploy.inference.pipeline import Pipeline, Prepared
 from tvlt_deploy.processors.mel import MAX_FREQUENCY, hertz_to_mel
 from tvlt_deploy.processors.processor import Processor
 

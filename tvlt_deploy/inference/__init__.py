@@ -1,0 +1,1 @@
+"""Clips and media files to answers."""
