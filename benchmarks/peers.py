@@ -40,9 +40,9 @@ from tvlt_deploy.bench.bystanders import Bystanders, bystander_text
 from tvlt_deploy.bench.workloads import Workload, make_workload
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.config import TvltConfig
-from tvlt_deploy.exporters.quantize import quantize
 from tvlt_deploy.parity.cases import synthetic_clip
 from tvlt_deploy.reference.loading import init_checkpoint
+from tvlt_deploy.workflows.quantize import quantize
 
 RATE = 44100
 CLASSIFIER = "TvltForAudioVisualClassification"

@@ -17,9 +17,9 @@ from click.testing import CliRunner
 from tests.reference import hf
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.cli import main
-from tvlt_deploy.conformance import GIVEN, STAGES, check_dump, raise_on_difference, write_vectors
 from tvlt_deploy.errors import BundleError, FileRefusedError, UsageError, VerdictError
 from tvlt_deploy.runtimes.onnxruntime import open_fused
+from tvlt_deploy.workflows.golden_vectors import GIVEN, STAGES, check_dump, raise_on_difference, write_vectors
 
 RATE = 44100
 

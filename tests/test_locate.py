@@ -18,7 +18,6 @@ from click.testing import CliRunner
 from onnx import numpy_helper
 
 from tests.test_imports import loaded_by
-from tvlt_deploy import locate as module
 from tvlt_deploy._internal.atomic import sha256_of
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.bundle.manifest import FP16_TWIN_FORM, ONNXRUNTIME_CPU_FORM, STANDARD_FORM, Variant
@@ -27,10 +26,11 @@ from tvlt_deploy.cli import main
 from tvlt_deploy.errors import EnvironmentLackError, UsageError
 from tvlt_deploy.exporters.onnx import save_graphs
 from tvlt_deploy.exporters.precision import to_half
-from tvlt_deploy.exporters.quantize import quantize
-from tvlt_deploy.locate import Location, locate, row_error
 from tvlt_deploy.parity.cases import add_noise, fidelity_cases, synthetic_clip
 from tvlt_deploy.runtimes import open_runtime
+from tvlt_deploy.workflows import locate as module
+from tvlt_deploy.workflows.locate import Location, locate, row_error
+from tvlt_deploy.workflows.quantize import quantize
 
 Feeds = dict[str, np.ndarray]
 
@@ -230,7 +230,7 @@ def test_the_command_prints_layers_and_ranking(bundle: Bundle, copy_of: Callable
 
 
 def test_without_polygraphy_it_says_how_to_get_it(features: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "tvlt_deploy.locate")
+    monkeypatch.delitem(sys.modules, "tvlt_deploy.workflows.locate")
     monkeypatch.setitem(sys.modules, "polygraphy.backend.onnx", None)
     result = CliRunner().invoke(main, ["verify", str(features.directory), "--locate"])
     assert result.exit_code == 4
@@ -240,7 +240,7 @@ def test_without_polygraphy_it_says_how_to_get_it(features: Bundle, monkeypatch:
 
 
 def test_locating_needs_no_torch(features: Bundle) -> None:
-    hidden = "import sys\nsys.modules['torch'] = None\nfrom tvlt_deploy.locate import locate\n"
+    hidden = "import sys\nsys.modules['torch'] = None\nfrom tvlt_deploy.workflows.locate import locate\n"
     assert loaded_by(f"{hidden}assert len(locate({str(features.directory)!r}, threads=1)) == 1", ("polygraphy",))
 
 

@@ -23,7 +23,7 @@ from tests import truth
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.cli import main
 from tvlt_deploy.media import read_clip
-from tvlt_deploy.retrieval import Ranking, Retrieval
+from tvlt_deploy.workflows.retrieve import Ranking, Retrieval
 
 pytest.importorskip("av")
 
@@ -111,7 +111,7 @@ def score(bundle: Bundle, clips: Path, **options: Any) -> tuple[Retrieval, list[
 def test_the_matrix_is_that_of_one_pair_at_a_time(
     tile: int, padding: float, matching: Bundle, clips: Path, one_by_one: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tvlt_deploy.retrieval.TILE", tile)
+    monkeypatch.setattr("tvlt_deploy.workflows.retrieve.TILE", tile)
     monkeypatch.setattr("tvlt_deploy.inference.pipeline.MAX_PADDING", padding)
     found, lines = score(matching, clips)
     (ranking,) = found.rankings
@@ -132,7 +132,7 @@ def test_both_directions_come_from_the_same_pairs(
     lines: list[str] = []
     found = tvlt_deploy.retrieve(matching, both, both, progress=lines.append)
     to_video, to_audio = found.rankings
-    assert (to_video.direction, to_audio.direction) == tvlt_deploy.retrieval.DIRECTIONS
+    assert (to_video.direction, to_audio.direction) == tvlt_deploy.workflows.retrieve.DIRECTIONS
     assert_same(to_video.matching_logits, one_by_one)
     np.testing.assert_array_equal(to_audio.matching_logits, to_video.matching_logits.T)
     assert lines[-1] == "144/144 pairs"  # and not twice as many

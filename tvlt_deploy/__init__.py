@@ -14,13 +14,13 @@ _HOME_OF = {
     "TvltError": "tvlt_deploy.errors",
     "export": "tvlt_deploy.exporters",
     "fuse": "tvlt_deploy.exporters.preprocessing.graph",
-    "quantize": "tvlt_deploy.exporters.quantize",
+    "quantize": "tvlt_deploy.workflows.quantize",
     "load": "tvlt_deploy.inference.pipeline",
     "Pipeline": "tvlt_deploy.inference.pipeline",
     "Answer": "tvlt_deploy.inference.pipeline",
     "Bundle": "tvlt_deploy.bundle",
     "verify": "tvlt_deploy.workflows.verify",
-    "retrieve": "tvlt_deploy.retrieval",
+    "retrieve": "tvlt_deploy.workflows.retrieve",
 }
 __all__ = [
     "Answer",
@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     from tvlt_deploy.bundle import Bundle
     from tvlt_deploy.config import TvltConfig
     from tvlt_deploy.errors import TvltError
-    from tvlt_deploy.exporters import export
-    from tvlt_deploy.exporters.preprocessing.graph import fuse
-    from tvlt_deploy.exporters.quantize import quantize
     from tvlt_deploy.inference.pipeline import Answer, Pipeline, load
-    from tvlt_deploy.retrieval import retrieve
+    from tvlt_deploy.workflows.export import export
+    from tvlt_deploy.workflows.fuse import fuse
+    from tvlt_deploy.workflows.quantize import quantize
+    from tvlt_deploy.workflows.retrieve import retrieve
     from tvlt_deploy.workflows.verify import verify
 
 

@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from tvlt_deploy.bundle.manifest import Engine
     from tvlt_deploy.inference.files import FileAnswer, Source
     from tvlt_deploy.inference.pipeline import Pipeline
-    from tvlt_deploy.locate import Location
     from tvlt_deploy.parity.report import Report
-    from tvlt_deploy.retrieval import Ranking
+    from tvlt_deploy.workflows.locate import Location
+    from tvlt_deploy.workflows.retrieve import Ranking
 
 INTERRUPTED = 130
 
@@ -270,7 +270,7 @@ def export(
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     if not progress.shown:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    from tvlt_deploy.exporters import export as write
+    from tvlt_deploy.workflows.export import export as write
 
     made = write(
         checkpoint,
@@ -338,7 +338,7 @@ def fuse(bundle: Path, threads: int | None, no_verify: bool, as_json: bool, prog
 
     Example: tvlt-deploy fuse bundle
     """
-    from tvlt_deploy.exporters.preprocessing.graph import fuse as add
+    from tvlt_deploy.workflows.fuse import fuse as add
 
     made = add(bundle, verify=not no_verify, threads=threads, progress=progress)
     progress.done()
@@ -390,7 +390,7 @@ def quantize(
 
     Example: tvlt-deploy quantize bundle --clips clips/ --method mse --smooth --keep encoder.layers.0
     """
-    from tvlt_deploy.exporters.quantize import quantize as add
+    from tvlt_deploy.workflows.quantize import quantize as add
 
     made = add(
         bundle,
@@ -504,7 +504,7 @@ def verify(
             )
         for precision in precisions:
             check_pair(DEFAULT_BACKEND, DEFAULT_DEVICE, precision)
-        from tvlt_deploy.locate import locate as compare  # before any work: it says what is not installed
+        from tvlt_deploy.workflows.locate import locate as compare  # before any work: it says what is not installed
     report = measure(
         bundle,
         backends=backends or None,
@@ -764,7 +764,7 @@ def retrieve(
 
     Example: tvlt-deploy retrieve bundle --queries sounds/ --gallery videos/ --top 3
     """
-    from tvlt_deploy.retrieval import retrieve as score
+    from tvlt_deploy.workflows.retrieve import retrieve as score
 
     found = score(bundle, queries, gallery, progress=progress, **options)
     progress.done()
@@ -877,7 +877,7 @@ def conformance(
 
     Example: tvlt-deploy conformance bundle vectors && tvlt-deploy conformance bundle vectors --check dump
     """
-    from tvlt_deploy.conformance import check_dump, raise_on_difference, write_vectors
+    from tvlt_deploy.workflows.golden_vectors import check_dump, raise_on_difference, write_vectors
 
     if dump is None:
         index = write_vectors(bundle, directory, threads=threads, progress=progress)

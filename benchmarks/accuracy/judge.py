@@ -30,12 +30,12 @@ from tvlt_deploy._internal.atomic import write_json
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.bundle.manifest import QUANTIZED
 from tvlt_deploy.errors import TvltError
-from tvlt_deploy.exporters import EXPORTED_PRECISIONS
 from tvlt_deploy.parity.metrics import label_agreement
 from tvlt_deploy.reference import TvltForAudioVisualClassification, load_model
 from tvlt_deploy.runtimes import BACKENDS, held_precisions, open_runtime
 from tvlt_deploy.runtimes.base import Runtime
 from tvlt_deploy.tasks import PRECISIONS
+from tvlt_deploy.workflows.export import EXPORTED_PRECISIONS
 
 CHECKPOINT = Path(__file__).parents[2] / "tests" / "data" / "judge"
 """The trained checkpoint; `benchmarks.accuracy.train` writes it."""
@@ -166,7 +166,7 @@ def judge_naive(bundle: Bundle, clips: Clips, name: str = "") -> Score:
 
 def judge_methods(bundle: Bundle, clips: Clips, device: str = "cpu", name: str = "") -> Iterator[Score]:
     """Quantize the bundle by each method in turn, without and with smoothing, and score the int8 graphs of each."""
-    from tvlt_deploy.exporters.quantize import METHODS, quantize
+    from tvlt_deploy.workflows.quantize import METHODS, quantize
 
     calibration = list(make_clips("calibration", CALIBRATION_CLIPS).batches(1))
     for smooth in (False, True):

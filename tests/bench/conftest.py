@@ -22,7 +22,7 @@ TINY = TvltConfig(
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("onnxruntime")
     weights = pytest.importorskip("tvlt_deploy.reference.weights")
-    from tvlt_deploy.exporters import export
+    from tvlt_deploy.workflows.export import export
 
     folder = tmp_path_factory.mktemp("bench")
     weights.init_checkpoint(folder / "checkpoint", TINY, architecture="TvltForAudioVisualClassification")

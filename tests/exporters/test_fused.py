@@ -27,14 +27,15 @@ from tvlt_deploy.cli import main
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import InputError, UsageError, VerdictError
 from tvlt_deploy.exporters.preprocessing import graph as fused_module
-from tvlt_deploy.exporters.preprocessing.graph import fuse, preprocessing_graph
+from tvlt_deploy.exporters.preprocessing.graph import preprocessing_graph
 from tvlt_deploy.inference.pipeline import load
-from tvlt_deploy.locate import locate
 from tvlt_deploy.parity.cases import raw_cases
 from tvlt_deploy.processors import OriginalProcessor, TvltProcessor
 from tvlt_deploy.processors.serialization import PREPROCESSOR_FILE
 from tvlt_deploy.runtimes import open_runtime
 from tvlt_deploy.runtimes.onnxruntime import open_fused
+from tvlt_deploy.workflows.fuse import fuse
+from tvlt_deploy.workflows.locate import locate
 
 RATE = 44100
 RANDOM = np.random.default_rng(0)

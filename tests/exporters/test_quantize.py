@@ -24,15 +24,15 @@ from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.bundle.manifest import FP16_TWIN_FORM, ONNXRUNTIME_CPU_FORM, STANDARD_FORM
 from tvlt_deploy.cli import main
 from tvlt_deploy.errors import InputError, MediaError, UsageError, VerdictError
-from tvlt_deploy.exporters.calibration import Source, digest
 from tvlt_deploy.exporters.inference_model import inference_form, standard_attention
 from tvlt_deploy.exporters.quantization.observers import Watch, linear_layers
 from tvlt_deploy.exporters.quantization.qdq import insert_pairs, quantize_weight, step_of
 from tvlt_deploy.exporters.quantization.smoothquant import smooth_layers
-from tvlt_deploy.exporters.quantize import choose_layers, observe, quantize
 from tvlt_deploy.parity.cases import add_noise, pad_clip, synthetic_clip
 from tvlt_deploy.reference.loading import load_model
 from tvlt_deploy.runtimes import open_runtime
+from tvlt_deploy.workflows.calibration import Source, digest
+from tvlt_deploy.workflows.quantize import choose_layers, observe, quantize
 from tvlt_deploy.workflows.verify import verify
 
 Feeds = dict[str, np.ndarray]

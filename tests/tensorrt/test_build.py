@@ -21,7 +21,6 @@ from tvlt_deploy.bundle.manifest import FP16_TWIN_FORM
 from tvlt_deploy.cli import main
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import BundleError, EnvironmentLackError, UsageError, VerdictError
-from tvlt_deploy.exporters.quantize import quantize
 from tvlt_deploy.parity.cases import synthetic_clip
 from tvlt_deploy.reference import init_checkpoint
 from tvlt_deploy.tasks import TASKS
@@ -30,6 +29,7 @@ from tvlt_deploy.tensorrt.build import build
 from tvlt_deploy.tensorrt.library import capabilities, operating_system, target_name
 from tvlt_deploy.tensorrt.profiles import Profile
 from tvlt_deploy.tensorrt.receipt import Receipt, check_receipt, read_layers, read_receipt
+from tvlt_deploy.workflows.quantize import quantize
 
 NEEDS_RTX = "building needs tensorrt_rtx"
 PRECISIONS = {"fp16": "Half", "bf16": "BFloat16", "int8": "Int8", "fp8": "FP8"}

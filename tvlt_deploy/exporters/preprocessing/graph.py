@@ -6,22 +6,16 @@ One clip a call, in strict float32. An absent part is one of length zero. The mo
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from tvlt_deploy._version import __version__
-from tvlt_deploy.bundle import Bundle
-from tvlt_deploy.bundle.manifest import FUSED_FORM, NOT_RUN, STANDARD_FORM, WEIGHTS_FILE, Variant
-from tvlt_deploy.bundle.preprocessing import processor_of
-from tvlt_deploy.bundle.writer import write_manifest
-from tvlt_deploy.config import CONFIG_FILE, TvltConfig
+from tvlt_deploy.bundle.manifest import FUSED_FORM, NOT_RUN, Variant
+from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import EnvironmentLackError, UsageError
-from tvlt_deploy.processors import OriginalProcessor, TvltProcessor
-from tvlt_deploy.processors.serialization import PREPROCESSOR_FILE
-from tvlt_deploy.runtimes import DEFAULT_BACKEND
+from tvlt_deploy.processors import TvltProcessor
 from tvlt_deploy.tasks import AUDIO_PATCHES, PIXEL_PATCHES, RAW_INPUTS, TASKS, TOKENS, Task, TensorSpec
 
 try:
@@ -41,44 +35,6 @@ DIRECTORY = "fused"
 Progress = Callable[[str], None]
 
 
-def fuse(
-    bundle: str | os.PathLike[str] | Bundle,
-    *,
-    verify: bool = True,
-    threads: int | None = None,
-    progress: Progress = lambda message: None,
-) -> Bundle:
-    """Add the fused graph to a bundle, in place of one that it holds.
-
-    bundle: one with the fp32 graph and pre-processing of its own.
-    verify: measure the graph on raw clips against processors and reference, which needs the bundle's weights; a miss
-        raises `VerdictError`.
-
-    On any error the bundle is as it was. Raises `UsageError` for a task or pre-processing that is not fused, and for a
-    bundle that lacks the fp32 graph or, to verify, the weights.
-    """
-    opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
-    check_task(opened.task)
-    processor = read_processor(opened)
-    source = opened.variant("fp32", STANDARD_FORM)
-    if verify and not opened.has_weights:
-        raise UsageError(
-            f"{opened.directory} was exported without weights, which the fused graph is verified against",
-            hint="add it with --no-verify, or export again without --no-weights",
-        )
-    opened.check(source.files)
-    with opened.staging((CONFIG_FILE, PREPROCESSOR_FILE, *([WEIGHTS_FILE] if verify else []))) as stage:
-        progress("writing the fused graph")
-        variant = write_fused(opened.path(source.path), stage, opened.task, opened.config, processor, source.opset)
-        write_manifest(stage, opened.task, opened.config, [variant], {})
-        if verify:
-            from tvlt_deploy.workflows.verify import verify as run_verify
-
-            run_verify(stage, backends=(DEFAULT_BACKEND,), threads=threads, progress=progress).raise_on_failure()
-        opened.replace_graphs(Bundle(stage), (DIRECTORY,))
-    return opened
-
-
 def check_task(task: Task) -> None:
     """Raise `UsageError` for a task that has no fused graph."""
     if task.needs_noise:
@@ -86,21 +42,6 @@ def check_task(task: Task) -> None:
             f"{task.name} has no fused graph: it wants masking noise for as many patches as the clip has",
             hint="prepare the tensors with tvlt_deploy.Pipeline.inputs",
         )
-
-
-def read_processor(bundle: Bundle) -> TvltProcessor:
-    """A bundle's pre-processing. Raises `UsageError` where the graph does not reproduce it."""
-    processor = processor_of(bundle)
-    if isinstance(processor, OriginalProcessor):
-        raise UsageError(
-            f"{bundle.directory} is pre-processed by the original recipe ({processor.file_name}), which is not fused",
-            hint="use the pipeline, or prepare the tensors yourself",
-        )
-    if not isinstance(processor, TvltProcessor):
-        raise UsageError(f"{bundle.directory} holds no {PREPROCESSOR_FILE}; there is nothing to fuse")
-    check_image_processor(processor.image_processor)
-    check_feature_extractor(processor.feature_extractor)
-    return processor
 
 
 def write_fused(

@@ -35,7 +35,6 @@ try:
     from torch import nn
 
     from tvlt_deploy.exporters import onnx
-    from tvlt_deploy.exporters.calibration import Clips, Source
     from tvlt_deploy.exporters.inference_model import inference_form, standard_attention
     from tvlt_deploy.exporters.precision import to_half
     from tvlt_deploy.exporters.quantization.histogram import METHODS, check_method
@@ -43,6 +42,7 @@ try:
     from tvlt_deploy.exporters.quantization.qdq import insert_pairs
     from tvlt_deploy.exporters.quantization.smoothquant import check_alpha, smooth_layers
     from tvlt_deploy.runtimes.torch import TorchRuntime
+    from tvlt_deploy.workflows.calibration import Clips, Source
 except ImportError as error:
     raise EnvironmentLackError(
         f"quantizing needs {error.name}, which is not installed", hint="pip install 'tvlt-deploy[export,cpu]'"
