@@ -36,7 +36,7 @@ from rich.table import Table
 import tvlt_deploy
 from tvlt_deploy._internal import machine
 from tvlt_deploy._internal.atomic import write_json
-from tvlt_deploy.bench.bystanders import Bystanders, bystander_text
+from tvlt_deploy.bench.system_load import Bystanders, bystander_text
 from tvlt_deploy.bench.workloads import Workload, make_workload
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.config import TvltConfig

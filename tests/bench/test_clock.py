@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tvlt_deploy.bench.clock import Statistics, is_stable, warm_up
+from tvlt_deploy.bench.timing import Statistics, is_stable, warm_up
 
 
 def test_percentiles_of_a_ladder() -> None:
@@ -58,17 +58,17 @@ class FakeTime:
 
 def test_warm_up_ends_when_stable(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeTime(9, 5, 2, 1, 1, 1, 1, 1, 1, 1)
-    monkeypatch.setattr("tvlt_deploy.bench.clock.time.perf_counter", fake.perf_counter)
+    monkeypatch.setattr("tvlt_deploy.bench.timing.time.perf_counter", fake.perf_counter)
     assert warm_up(fake.call, seconds=100) == (8, True)
 
 
 def test_warm_up_ends_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeTime(4, 3, 2, 1, 0.5, 0.2)
-    monkeypatch.setattr("tvlt_deploy.bench.clock.time.perf_counter", fake.perf_counter)
+    monkeypatch.setattr("tvlt_deploy.bench.timing.time.perf_counter", fake.perf_counter)
     assert warm_up(fake.call, seconds=8) == (3, False)
 
 
 def test_warm_up_makes_the_least_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeTime(40, 30, 20)
-    monkeypatch.setattr("tvlt_deploy.bench.clock.time.perf_counter", fake.perf_counter)
+    monkeypatch.setattr("tvlt_deploy.bench.timing.time.perf_counter", fake.perf_counter)
     assert warm_up(fake.call, seconds=8, least=2) == (2, False)

@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 
 from tvlt_deploy.bench import BenchReport, BenchRow, check_report_path
-from tvlt_deploy.bench.bystanders import bystander_text
-from tvlt_deploy.bench.clock import Statistics
-from tvlt_deploy.bench.page import page
+from tvlt_deploy.bench.html import page
+from tvlt_deploy.bench.system_load import bystander_text
+from tvlt_deploy.bench.timing import Statistics
 from tvlt_deploy.errors import UsageError
 
 

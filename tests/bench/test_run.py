@@ -10,7 +10,7 @@ import pytest
 from tests.bench.conftest import TINY
 from tvlt_deploy import fuse
 from tvlt_deploy.bench import WORKLOADS, BenchReport, bench
-from tvlt_deploy.bench.process import Worker, WorkerError
+from tvlt_deploy.bench.worker_client import Worker, WorkerError
 from tvlt_deploy.errors import BundleError, UsageError
 
 

@@ -1,7 +1,7 @@
 """Any runtime against the clock: workloads, stages timed apart, memory, and a report that names the machine."""
 
 from tvlt_deploy.bench.report import BenchReport, check_report_path
-from tvlt_deploy.bench.rows import BenchRow
+from tvlt_deploy.bench.results import BenchRow
 from tvlt_deploy.bench.run import bench
 from tvlt_deploy.bench.workloads import WORKLOADS
 

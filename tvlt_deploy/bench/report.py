@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvlt_deploy._internal.atomic import write_json, write_text
-from tvlt_deploy.bench.bystanders import bystander_text
-from tvlt_deploy.bench.page import page
-from tvlt_deploy.bench.rows import END_TO_END, PARTS, STAGES, BenchRow, error_text, memory_text
+from tvlt_deploy.bench.html import page
+from tvlt_deploy.bench.results import END_TO_END, PARTS, STAGES, BenchRow, error_text, memory_text
+from tvlt_deploy.bench.system_load import bystander_text
 from tvlt_deploy.errors import UsageError
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from tvlt_deploy._internal import machine
-from tvlt_deploy.bench.bystanders import Bystanders
-from tvlt_deploy.bench.clock import Statistics
-from tvlt_deploy.bench.process import Worker, WorkerError
 from tvlt_deploy.bench.report import BenchReport
-from tvlt_deploy.bench.rows import END_TO_END, STAGES, BenchRow
+from tvlt_deploy.bench.results import END_TO_END, STAGES, BenchRow
+from tvlt_deploy.bench.system_load import Bystanders
+from tvlt_deploy.bench.timing import Statistics
+from tvlt_deploy.bench.worker_client import Worker, WorkerError
 from tvlt_deploy.bench.workloads import check_workload, workload_name
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.bundle.manifest import FUSED_FORM

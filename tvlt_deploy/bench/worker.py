@@ -18,9 +18,9 @@ from typing import Any, cast
 import numpy as np
 
 from tvlt_deploy._internal.machine import imported_versions
-from tvlt_deploy.bench import clock
+from tvlt_deploy.bench import timing as clock
 from tvlt_deploy.bench.memory import peak_memory
-from tvlt_deploy.bench.rows import END_TO_END
+from tvlt_deploy.bench.results import END_TO_END
 from tvlt_deploy.bench.workloads import make_workload
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.bundle.manifest import FUSED_FORM, STANDARD_FORM

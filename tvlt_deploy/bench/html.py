@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from tvlt_deploy.bench.rows import END_TO_END, PARTS, STAGES, BenchRow, error_text, memory_text
+from tvlt_deploy.bench.results import END_TO_END, PARTS, STAGES, BenchRow, error_text, memory_text
 
 if TYPE_CHECKING:
     from tvlt_deploy.bench.report import BenchReport

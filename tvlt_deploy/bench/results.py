@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tvlt_deploy.bench.clock import Statistics
+from tvlt_deploy.bench.timing import Statistics
 from tvlt_deploy.bundle.manifest import FUSED_FORM
 
 PARTS = ("decode", "image", "audio", "model")
