@@ -12,8 +12,8 @@ from tvlt_deploy._version import __version__
 _HOME_OF = {
     "TvltConfig": "tvlt_deploy.config",
     "TvltError": "tvlt_deploy.errors",
-    "export": "tvlt_deploy.exporters",
-    "fuse": "tvlt_deploy.exporters.preprocessing.graph",
+    "export": "tvlt_deploy.workflows.export",
+    "fuse": "tvlt_deploy.workflows.fuse",
     "quantize": "tvlt_deploy.workflows.quantize",
     "load": "tvlt_deploy.inference.pipeline",
     "Pipeline": "tvlt_deploy.inference.pipeline",

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import tvlt_deploy
-from tests.test_pipeline import Recorder, clip, sound
+from tests.inference.test_pipeline import Recorder, clip, sound
 from tvlt_deploy import Pipeline
 from tvlt_deploy._internal.atomic import sha256_of
 from tvlt_deploy.bench.worker import Session

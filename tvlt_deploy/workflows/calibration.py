@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from tvlt_deploy.errors import EnvironmentLackError, InputError, MediaError, TvltError, UsageError
+from tvlt_deploy.inference.files import find_sources, read_for
 from tvlt_deploy.inference.pipeline import Pipeline
+from tvlt_deploy.media import SAMPLING_RATE
 from tvlt_deploy.runtimes.base import check_feeds
 from tvlt_deploy.runtimes.torch import TorchRuntime
 
@@ -112,9 +114,6 @@ class Source:
                 yield f"clip {row} of entry {index}", clip
 
     def _read_folder(self, folder: Path) -> Iterator[tuple[str, Feeds | TvltError]]:
-        from tvlt_deploy.inference.files import find_sources, read_for
-        from tvlt_deploy.media import SAMPLING_RATE
-
         pipeline = self.pipeline
         assert pipeline is not None
         for media, audio in find_sources([folder]):

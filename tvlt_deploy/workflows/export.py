@@ -20,6 +20,7 @@ from tvlt_deploy.processors import OriginalProcessor, Processor, TvltProcessor
 from tvlt_deploy.processors.recipe import RECIPES, read_recipe, recipe_file
 from tvlt_deploy.runtimes import DEFAULT_BACKEND
 from tvlt_deploy.tasks import PRECISIONS, default_task, get_task
+from tvlt_deploy.workflows.verify import verify as run_verify
 
 EXPORTED_PRECISIONS = ("fp32", "fp16", "bf16")
 GRAPH_FILES = {STANDARD_FORM: "model.onnx", ONNXRUNTIME_CPU_FORM: "model.onnxruntime-cpu.onnx"}
@@ -108,9 +109,10 @@ def export(
         of a file.
     precisions: of `fp32`, `fp16` and `bf16`, each with a graph of its own; inputs and outputs are float32 in all.
     weights: keep `model.safetensors` in the bundle (the `torch` backend and later verification need it).
-    fused: add a graph with pre-processing in front (`tvlt_deploy.exporters.preprocessing.graph`); it needs fp32 among the precisions.
-    verify: run the verdicts and invariants of `tvlt_deploy.workflows.verify` on every graph; a miss raises `VerdictError` and
-        leaves no bundle. bf16 runs on OpenVINO; without it, that graph's verdict stays "not run".
+    fused: add a graph with pre-processing in front (`tvlt_deploy.workflows.fuse`); it needs fp32 among the
+        precisions.
+    verify: run the verdicts and invariants of `tvlt_deploy.workflows.verify` on every graph; a miss raises
+        `VerdictError` and leaves no bundle. bf16 runs on OpenVINO; without it, that graph's verdict stays "not run".
     force: replace a bundle that stands there.
     labels: what the outputs of a classifier are called, in order; by default what the checkpoint says.
     head, settings: for a file, as for `tvlt_deploy.reference.OriginalCheckpoint`.
@@ -126,10 +128,11 @@ def export(
 
         from tvlt_deploy.exporters import inference_model as graph
         from tvlt_deploy.exporters import onnx, precision
-        from tvlt_deploy.exporters.preprocessing import graph as fusing
+        from tvlt_deploy.exporters.preprocessing.graph import check_task
         from tvlt_deploy.reference.loading import load_model
         from tvlt_deploy.reference.original.checkpoint import OriginalCheckpoint
         from tvlt_deploy.reference.weights import checkpoint_path, read_config
+        from tvlt_deploy.workflows.fuse import fuse as add_fused
     except ImportError as error:
         raise EnvironmentLackError(
             f"exporting needs {error.name}, which is not installed", hint="pip install 'tvlt-deploy[export,cpu]'"
@@ -152,7 +155,7 @@ def export(
     else:
         chosen = default_task(read_config(checkpoint)) if original is None else get_task(original.default_task)
     if fused:
-        fusing.check_task(chosen)
+        check_task(chosen)
 
     progress(f"loading {checkpoint} for {chosen.name}")
     model = load_model(checkpoint, chosen.name) if original is None else original.load(chosen.name)
@@ -194,10 +197,8 @@ def export(
         del graphs, traced, model
         write_manifest(stage, chosen, config, variants, receipts)
         if fused:
-            fusing.fuse(stage, verify=False, progress=progress)
+            add_fused(stage, verify=False, progress=progress)
         if verify:
-            from tvlt_deploy.workflows.verify import verify as run_verify
-
             report = run_verify(stage, backends=(DEFAULT_BACKEND,), progress=progress)
             report.raise_on_failure("no bundle is left; with --no-verify it stays, and tvlt-deploy verify tells all")
         if not weights:

@@ -13,19 +13,16 @@ from tvlt_deploy.errors import EnvironmentLackError, UsageError
 from tvlt_deploy.processors import OriginalProcessor, TvltProcessor
 from tvlt_deploy.processors.serialization import PREPROCESSOR_FILE
 from tvlt_deploy.runtimes import DEFAULT_BACKEND
+from tvlt_deploy.workflows.verify import verify as run_verify
 
 try:
-    import onnx_ir as ir
-
-    from tvlt_deploy.exporters import onnx
-    from tvlt_deploy.exporters.preprocessing.audio import check_feature_extractor, write_audio_graph
-    from tvlt_deploy.exporters.preprocessing.builder import Operators
-    from tvlt_deploy.exporters.preprocessing.image import check_image_processor, write_image_graph
+    from tvlt_deploy.exporters.preprocessing.audio import check_feature_extractor
+    from tvlt_deploy.exporters.preprocessing.graph import DIRECTORY, Progress, check_task, write_fused
+    from tvlt_deploy.exporters.preprocessing.image import check_image_processor
 except ImportError as error:
     raise EnvironmentLackError(
         f"fusing needs {error.name}, which is not installed", hint="pip install 'tvlt-deploy[export,cpu]'"
     ) from error
-from tvlt_deploy.exporters.preprocessing.graph import DIRECTORY, Progress, check_task, write_fused
 
 
 def fuse(
@@ -59,8 +56,6 @@ def fuse(
         variant = write_fused(opened.path(source.path), stage, opened.task, opened.config, processor, source.opset)
         write_manifest(stage, opened.task, opened.config, [variant], {})
         if verify:
-            from tvlt_deploy.workflows.verify import verify as run_verify
-
             run_verify(stage, backends=(DEFAULT_BACKEND,), threads=threads, progress=progress).raise_on_failure()
         opened.replace_graphs(Bundle(stage), (DIRECTORY,))
     return opened

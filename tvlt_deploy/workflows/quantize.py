@@ -28,6 +28,7 @@ from tvlt_deploy.config import CONFIG_FILE
 from tvlt_deploy.errors import BundleError, EnvironmentLackError, UsageError
 from tvlt_deploy.inference.pipeline import Pipeline, load
 from tvlt_deploy.runtimes import DEFAULT_BACKEND, open_runtime
+from tvlt_deploy.workflows.verify import verify as run_verify
 
 try:
     import onnx_ir
@@ -149,8 +150,6 @@ def quantize(
             variants += _write(opened, stage, precision, limits, len(layers), smoothed)
         write_manifest(stage, opened.task, opened.config, variants, {})
         if verify and "int8" in precisions:
-            from tvlt_deploy.workflows.verify import verify as run_verify
-
             report = run_verify(
                 stage, backends=(DEFAULT_BACKEND,), precisions=("int8",), threads=threads, progress=progress
             )

@@ -19,6 +19,8 @@ from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.bundle.manifest import FUSED_FORM, NOT_RUN
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import EnvironmentLackError, UsageError
+from tvlt_deploy.inference.pipeline import Pipeline
+from tvlt_deploy.inference.selection import choose
 from tvlt_deploy.parity.cases import (
     Case,
     RawCase,
@@ -100,8 +102,6 @@ def _invariants(
 
 def _raw_answers(bundle: Bundle, reference: Runtime, progress: Progress) -> tuple[list[RawCase], list[Outputs]]:
     """Raw clips, and what processors and reference say of them."""
-    from tvlt_deploy.inference.pipeline import Pipeline  # which chooses backends with this module
-
     processor = TvltProcessor.from_pretrained(bundle.directory)
     extractor = processor.feature_extractor
     cases = list(raw_cases(bundle.config, extractor.hop_length, extractor.max_rows))
@@ -155,8 +155,6 @@ def _pairs(
     """The backends and precisions to verify; torch in fp32 is what the rest is measured against."""
     for backend in present_backends(bundle, device) if backends is None else backends:
         if backend == AUTO:
-            from tvlt_deploy.inference.selection import choose  # which measures with this module
-
             for precision in precisions or (None,):
                 choice = choose(bundle, device, precision, threads, trust_engine, progress=progress)
                 yield choice.backend, choice.precision

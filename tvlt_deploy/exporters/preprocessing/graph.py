@@ -22,9 +22,9 @@ try:
     import onnx_ir as ir
 
     from tvlt_deploy.exporters import onnx
-    from tvlt_deploy.exporters.preprocessing.audio import check_feature_extractor, write_audio_graph
+    from tvlt_deploy.exporters.preprocessing.audio import write_audio_graph
     from tvlt_deploy.exporters.preprocessing.builder import Operators
-    from tvlt_deploy.exporters.preprocessing.image import check_image_processor, write_image_graph
+    from tvlt_deploy.exporters.preprocessing.image import write_image_graph
 except ImportError as error:
     raise EnvironmentLackError(
         f"fusing needs {error.name}, which is not installed", hint="pip install 'tvlt-deploy[export,cpu]'"
