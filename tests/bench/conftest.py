@@ -21,11 +21,11 @@ TINY = TvltConfig(
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("onnxruntime")
-    weights = pytest.importorskip("tvlt_deploy.reference.weights")
+    loading = pytest.importorskip("tvlt_deploy.reference.loading")
     from tvlt_deploy.workflows.export import export
 
     folder = tmp_path_factory.mktemp("bench")
-    weights.init_checkpoint(folder / "checkpoint", TINY, architecture="TvltForAudioVisualClassification")
+    loading.init_checkpoint(folder / "checkpoint", TINY, architecture="TvltForAudioVisualClassification")
     export(folder / "checkpoint", folder / "bundle", weights=False, verify=False)
     return folder / "bundle"
 

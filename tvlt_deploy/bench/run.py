@@ -94,7 +94,8 @@ def bench(
     backends: `fused` stands for the fused graph on ONNX Runtime on the CPU, whose rows tell the share of its
     pre-processing; `auto` for the one that `tvlt_deploy.inference.selection.choose` takes. precisions: by
     default fp32, and any for `auto`. workloads: names of `tvlt_deploy.bench.workloads.WORKLOADS`, or paths of media
-    files, which are decoded as part of each call. threads: CPU threads of each backend; by default all cores this process may use. seconds: spent
+    files, which are decoded as part of each call. threads: CPU threads of each backend; by default all cores this
+    process may use. seconds: spent
     measuring each row, after at most as many of warm-up; each row has at least 5 calls, however long they take.
     trust_engine: for TensorRT, the SHA-256 of an engine that was not built here. progress: called with a line of text
     at each step.
