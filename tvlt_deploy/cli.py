@@ -1023,7 +1023,7 @@ def doctor(as_json: bool, progress: Progress) -> None:
 @click.option("--print-ort", is_flag=True, help="Print the path of ONNX Runtime's library and nothing else.")
 @_json
 def cpp(print_ort: bool, as_json: bool, progress: Progress) -> None:
-    """Say what a C++ program needs of this environment: the files that `tvlt_options` names (docs/cpp.md).
+    """Say what a C++ program needs of this environment: the files that `tvlt_options` names (docs/how-to/cpp.md).
 
     Example: tvlt-deploy cpp --print-ort
     """

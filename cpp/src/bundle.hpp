@@ -1,4 +1,4 @@
-// A bundle opened for reading: docs/bundle.md describes the format.
+// A bundle opened for reading: docs/reference/bundle.md describes the format.
 #pragma once
 
 #include <cstdint>

@@ -83,7 +83,7 @@ def test_the_manifest_holds_the_hash_and_size_of_every_file(classification: Bund
 
 
 def test_every_field_of_the_manifest_is_described(classification: Bundle) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "bundle.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "bundle.md").read_text(encoding="utf-8")
     variant = classification.manifest["variants"][0]
     fields = [*classification.manifest, *variant, *variant["parity"], *variant["parity"]["rows"][0]]
     assert [name for name in (*fields, *classification.manifest["receipts"]) if f"`{name}`" not in text] == []

@@ -141,7 +141,7 @@ def test_the_page_of_the_docs_builds_against_the_installed_package(
     prefix, source, bundle = tmp_path / "prefix", tmp_path / "source", data / "audio-visual-classification"
     _checked("cmake", "--install", build_of(), "--prefix", prefix)
     source.mkdir()
-    page = (ROOT / "docs" / "cpp.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "cpp.md").read_text()
     for language, name in (("cpp", "main.cpp"), ("cmake", "CMakeLists.txt")):
         (source / name).write_text(re.search(rf"```{language}\n(.*?)```", page, re.DOTALL)[1])  # type: ignore[index]
     assert len((source / "main.cpp").read_text().splitlines()) <= 32

@@ -209,7 +209,9 @@ def test_tensors_without_torch_say_what_is_missing(monkeypatch):
 
 def test_every_documented_difference_has_its_test():
     root = Path(__file__).parents[2]
-    named = set(re.findall(r"`(test_\w+)`", (root / "docs" / "differences-processors.md").read_text(encoding="utf-8")))
+    named = set(
+        re.findall(r"`(test_\w+)`", (root / "docs/reference/differences-processors.md").read_text(encoding="utf-8"))
+    )
     written = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
     assert named
     assert not {name for name in named if f"def {name}(" not in written}

@@ -1,6 +1,6 @@
 """The bundle: a directory that says what it is, what each file must hash to, and how exact each graph is.
 
-Layout and manifest fields are described in docs/bundle.md. Reading costs the standard library only.
+Layout and manifest fields are described in docs/reference/bundle.md. Reading costs the standard library only.
 """
 
 from __future__ import annotations

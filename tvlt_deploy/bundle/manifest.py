@@ -1,4 +1,4 @@
-"""What manifest.json says, as types; docs/bundle.md describes each field."""
+"""What manifest.json says, as types; docs/reference/bundle.md describes each field."""
 
 from __future__ import annotations
 

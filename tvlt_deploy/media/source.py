@@ -150,7 +150,7 @@ class Source:
                     found = "it is a playlist, a script or another format that is not opened"
                 raise MediaError(
                     f"{self.path}: no video, sound or image can be read from it: {found}; wanted a whole media file",
-                    hint="docs/media.md lists the formats; check that it plays, or convert it: ffmpeg -i IN OUT.mp4",
+                    hint="check that it plays, or convert it: ffmpeg -i IN OUT.mp4 (formats: docs/how-to/media.md)",
                 ) from error
             with container:
                 yield container

@@ -2,7 +2,7 @@
 
 Module names spell the state dict of transformers 4.40.2 (`TvltModel`), so weights move either way unchanged.
 Source: Tang et al., "TVLT: Textless Vision-Language Transformer", 2022, and transformers 4.40.2, whose numbers these
-are; every difference is listed in docs/differences-model.md.
+are; every difference is listed in docs/reference/differences-model.md.
 """
 
 from __future__ import annotations

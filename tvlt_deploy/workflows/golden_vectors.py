@@ -1,6 +1,6 @@
 """Golden vectors of every stage from frames and sound to answers, and the first stage where another program differs.
 
-The files are described in docs/conformance.md.
+The files are described in docs/how-to/golden-vectors.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Calibrated int8 and fp8: clips through the form that ships, ranges, and graphs with them written in.
 
-How to calibrate, and what the receipt says: docs/calibration.md.
+How to calibrate, and what the receipt says: docs/how-to/calibration.md.
 """
 
 from __future__ import annotations

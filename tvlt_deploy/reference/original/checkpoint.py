@@ -1,7 +1,7 @@
 """Checkpoints of the TVLT authors' own code: recognised by their keys, converted by the table of `original_keys`.
 
 The same network under other names. What differs is configuration (`tvlt_deploy.config.OWN_FIELDS`), so that one
-reference model computes either. Files, heads and settings are described in docs/original-checkpoints.md.
+reference model computes either. Files, heads and settings are described in docs/reference/original-checkpoints.md.
 Source: zinengtang/TVLT, MIT licence: `model/modules/tvlt.py`, `model/config.py` and `demos.py`.
 """
 

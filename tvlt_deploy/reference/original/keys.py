@@ -1,6 +1,7 @@
 """The names that the TVLT authors' code gives to weights, and the reference model's: one explicit table.
 
-Source: zinengtang/TVLT, MIT licence, `model/modules/tvlt.py` and `heads.py`. For readers: docs/original-checkpoints.md.
+Source: zinengtang/TVLT, MIT licence, `model/modules/tvlt.py` and `heads.py`.
+For readers: docs/reference/original-checkpoints.md.
 """
 
 from __future__ import annotations
