@@ -118,9 +118,9 @@ def traced_already(bundle_of: Callable[..., Bundle], monkeypatch: pytest.MonkeyP
     """Exports of the small models take their graphs from the session's bundles: no tracing, the rest as it is."""
     import onnx_ir
 
+    from tvlt_deploy.bundle.manifest import GRAPH_FILES
     from tvlt_deploy.exporters import inference_model as graph
     from tvlt_deploy.exporters import onnx
-    from tvlt_deploy.workflows.export import GRAPH_FILES
 
     form_of = {graph.standard_attention: STANDARD_FORM, graph.fused_attention: ONNXRUNTIME_CPU_FORM}
     trace = onnx.build_graph

@@ -32,7 +32,7 @@ def loaded_by(code: str, modules: tuple[str, ...] = HEAVY) -> list[str]:
     return list(eval(done.stdout.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("module", ["", ".config", ".tasks", ".errors", ".files", ".bundle", ".noise", ".runtimes"])
+@pytest.mark.parametrize("module", ["", ".config", ".tasks", ".errors", "._internal.atomic", ".bundle", ".runtimes"])
 def test_the_core_imports_nothing_heavy(module: str) -> None:
     assert loaded_by(f"import tvlt_deploy{module}") == []
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tvlt_deploy._internal.progress import Progress, silent
 from tvlt_deploy.errors import CheckpointError, EnvironmentLackError, UsageError
 
 # The hub's rule for names, and the revisions that can stand in an address: branches, tags, commits.
@@ -21,7 +22,7 @@ def local_path(
     required: str,
     optional: Sequence[str] = (),
     one_of: Sequence[str] = (),
-    progress: Callable[[str], None] = lambda message: None,
+    progress: Progress = silent,
 ) -> Path:
     """`path` as it is, or the directory of the hub's cache that a model's files were fetched to.
 
@@ -62,7 +63,7 @@ def _shards(index: Path) -> Iterator[str]:
 class _Model:
     """A model on the hub at one revision."""
 
-    def __init__(self, name: str, revision: str | None, progress: Callable[[str], None]) -> None:
+    def __init__(self, name: str, revision: str | None, progress: Progress) -> None:
         self.name, self.revision, self.progress = name, revision, progress
         self.pinned = False
         self.library: Any

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from tvlt_deploy._internal import machine
+from tvlt_deploy._internal.progress import Progress, silent
 from tvlt_deploy.bench.report import BenchReport
 from tvlt_deploy.bench.results import END_TO_END, STAGES, BenchRow
 from tvlt_deploy.bench.system_load import Bystanders
 from tvlt_deploy.bench.timing import Statistics
 from tvlt_deploy.bench.worker_client import Worker, WorkerError
 from tvlt_deploy.bench.workloads import check_workload, workload_name
-from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle import BundleLike, open_bundle
 from tvlt_deploy.bundle.manifest import FUSED_FORM
 from tvlt_deploy.errors import EnvironmentLackError, UsageError
 from tvlt_deploy.inference.selection import choose
@@ -39,8 +40,6 @@ TURN_SECONDS = 0.25
 
 REFERENCES = (("torch", "fp32"), ("onnxruntime", "fp32"))
 """Whose answers are right, the first of them that takes part."""
-
-Progress = Callable[[str], None]
 Target = tuple[str, str]
 """A backend and a precision."""
 
@@ -79,7 +78,7 @@ class _Contender:
 
 
 def bench(
-    bundle: str | os.PathLike[str] | Bundle,
+    bundle: BundleLike,
     backends: Sequence[str] = (DEFAULT_BACKEND,),
     precisions: Sequence[str] | None = None,
     workloads: Sequence[str | os.PathLike[str]] = ("image10", "clip10", "ragged"),
@@ -87,7 +86,7 @@ def bench(
     threads: int | None = None,
     seconds: float = DEFAULT_SECONDS,
     trust_engine: str | None = None,
-    progress: Progress = lambda message: None,
+    progress: Progress = silent,
 ) -> BenchReport:
     """Measure every backend in every precision on every workload, and how far its answers are from fp32.
 
@@ -114,7 +113,7 @@ def bench(
     names = [check_workload(name) for name in dict.fromkeys(workloads)]
     targets = [(name, wanted) for name in backends if name != AUTO for wanted in precisions or (DEFAULT_PRECISION,)]
     lacking = {target: _lacking(target[0], device, target[1]) for target in targets}
-    opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
+    opened = open_bundle(bundle)
     if AUTO in backends:
         for wanted in precisions or (None,):
             choice = choose(opened, device, wanted, threads, trust_engine, progress=progress)

@@ -333,3 +333,12 @@ class Bundle:
                         entry[key] = dict(parity)
 
         self.update(change)
+
+
+BundleLike = str | os.PathLike[str] | Bundle
+"""The path of a bundle, or one that is open."""
+
+
+def open_bundle(bundle: BundleLike) -> Bundle:
+    """The bundle at a path; one that is open is returned as it is. Raises `BundleError` as `Bundle` does."""
+    return bundle if isinstance(bundle, Bundle) else Bundle(bundle)

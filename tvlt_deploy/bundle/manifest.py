@@ -31,6 +31,13 @@ FUSED_FORM = "fused"
 """The standard form with pre-processing in front: frames and sound to answers, one clip a call, fp32 only."""
 
 
+GRAPH_FILES = {
+    STANDARD_FORM: "model.onnx",
+    ONNXRUNTIME_CPU_FORM: "model.onnxruntime-cpu.onnx",
+    FP16_TWIN_FORM: "model.fp16.onnx",
+}
+"""Form -> file name, in the directory of its precision."""
+
 NOT_RUN = {"verdict": "not run"}
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tvlt_deploy.bundle import Bundle
+from tvlt_deploy._internal.progress import Progress, silent
+from tvlt_deploy.bundle import Bundle, BundleLike, open_bundle
 from tvlt_deploy.bundle.preprocessing import processor_of
 from tvlt_deploy.errors import BundleError, InputError, UsageError
 from tvlt_deploy.inference.selection import choose
@@ -351,7 +351,7 @@ _TOKEN_AXES = (TOKENS, PIXEL_PATCHES, "audio_patches")
 
 
 def load(
-    bundle: str | os.PathLike[str] | Bundle,
+    bundle: BundleLike,
     backend: str = DEFAULT_BACKEND,
     device: str = DEFAULT_DEVICE,
     precision: str | None = None,
@@ -359,7 +359,7 @@ def load(
     threads: int | None = None,
     allow_fallback: bool = False,
     trust_engine: str | None = None,
-    progress: Callable[[str], None] = lambda message: None,
+    progress: Progress = silent,
 ) -> Pipeline:
     """Open a bundle for answering. Every file that is opened is hashed first.
 
@@ -370,7 +370,7 @@ def load(
     allow_fallback: accept the CPU when the device cannot be had.
     trust_engine: for TensorRT, the SHA-256 of an engine that was not built here: an engine is code.
     """
-    opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
+    opened = open_bundle(bundle)
     processor = processor_of(opened)
     if processor is None:
         raise BundleError(

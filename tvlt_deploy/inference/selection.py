@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 from tvlt_deploy._internal import machine
 from tvlt_deploy._internal.atomic import write_json
+from tvlt_deploy._internal.progress import Progress, silent
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.bundle.cache import bundle_cache
 from tvlt_deploy.errors import EnvironmentLackError, TvltError, UsageError
@@ -40,8 +41,6 @@ CASES = ("no sound", "no picture", "mixed batch")
 TIMED_STEPS = 54  # patches of sound in 10 s at the default hop
 TIMED_CALLS = 3
 HOPELESS = 2.0  # a first call this many times slower than the best is not repeated
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def choose(
     threads: int | None = None,
     trust_engine: str | None = None,
     allow_fallback: bool = False,
-    progress: Progress = lambda message: None,
+    progress: Progress = silent,
 ) -> Choice:
     """The fastest backend and precision of a bundle that keep their tolerance here, tried now or remembered.
 

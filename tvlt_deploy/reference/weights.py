@@ -11,7 +11,7 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from tvlt_deploy._internal.hub import local_path
+from tvlt_deploy._internal.progress import Progress, silent
 from tvlt_deploy.config import CONFIG_FILE, TvltConfig
 from tvlt_deploy.errors import CheckpointError, ConfigError
 from tvlt_deploy.tasks import TASKS
@@ -272,7 +273,7 @@ def check_tensors(
 def checkpoint_path(
     checkpoint: str | os.PathLike[str],
     optional: Sequence[str] = (),
-    progress: Callable[[str], None] = lambda message: None,
+    progress: Progress = silent,
 ) -> Path:
     """The local directory of a checkpoint, which is fetched when `checkpoint` names a model on the hub.
 

@@ -6,9 +6,8 @@ that is there; TensorRT-RTX builds anywhere, for the GPUs that are named.
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +15,8 @@ from typing import Any
 
 from tvlt_deploy._internal.atomic import staged_file
 from tvlt_deploy._internal.cache import user_cache
-from tvlt_deploy.bundle import Bundle
+from tvlt_deploy._internal.progress import Progress, silent
+from tvlt_deploy.bundle import Bundle, BundleLike, open_bundle
 from tvlt_deploy.bundle.manifest import FP16_TWIN_FORM, NOT_RUN, STANDARD_FORM, Engine, Variant
 from tvlt_deploy.bundle.preprocessing import processor_of
 from tvlt_deploy.bundle.trust import trust
@@ -37,8 +37,6 @@ from tvlt_deploy.tensorrt.library import (
 from tvlt_deploy.tensorrt.profiles import Profile, check_profile, default_profile, parse_profile, profile_hash
 from tvlt_deploy.tensorrt.receipt import check_receipt, read_receipt
 
-Progress = Callable[[str], None]
-
 HARMLESS = ("CUDA lazy loading is not enabled",)
 """Warnings of a build that mean nothing for the engine; any other is an error."""
 INCONSISTENT = "not self-consistent"
@@ -48,14 +46,14 @@ _building = threading.Lock()
 
 
 def build(
-    bundle: str | os.PathLike[str] | Bundle,
+    bundle: BundleLike,
     *,
     engine: str,
     precision: str,
     profiles: Sequence[str | Profile] = (),
     targets: Sequence[str] = (),
     allow_unfused: bool = False,
-    progress: Progress = lambda message: None,
+    progress: Progress = silent,
 ) -> Engine:
     """Compile a graph of a bundle and add the engine to it.
 
@@ -70,7 +68,7 @@ def build(
     is not fused, or the build warned of anything not known to be harmless, and `EnvironmentLackError` when the library
     or a GPU is missing or the build fails.
     """
-    opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
+    opened = open_bundle(bundle)
     if precision not in PRECISIONS:
         raise UsageError(f"precision is {precision!r}; wanted one of {', '.join(PRECISIONS)}")
     if precision == "fp32" and not allow_unfused:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tvlt_deploy._internal.atomic import staged_directory
+from tvlt_deploy._internal.progress import Progress, silent
 from tvlt_deploy.bundle import Bundle, is_bundle
-from tvlt_deploy.bundle.manifest import NOT_RUN, ONNXRUNTIME_CPU_FORM, STANDARD_FORM, WEIGHTS_FILE, Variant
+from tvlt_deploy.bundle.manifest import GRAPH_FILES, NOT_RUN, ONNXRUNTIME_CPU_FORM, STANDARD_FORM, WEIGHTS_FILE, Variant
 from tvlt_deploy.bundle.writer import write_manifest
 from tvlt_deploy.config import CONFIG_FILE, TvltConfig
 from tvlt_deploy.errors import ConfigError, EnvironmentLackError, UsageError
@@ -23,13 +24,6 @@ from tvlt_deploy.tasks import PRECISIONS, default_task, get_task
 from tvlt_deploy.workflows.verify import verify as run_verify
 
 EXPORTED_PRECISIONS = ("fp32", "fp16", "bf16")
-GRAPH_FILES = {STANDARD_FORM: "model.onnx", ONNXRUNTIME_CPU_FORM: "model.onnxruntime-cpu.onnx"}
-
-Progress = Callable[[str], None]
-
-
-def _silent(message: str) -> None:
-    pass
 
 
 def _check_precisions(precisions: Sequence[str]) -> None:
@@ -97,7 +91,7 @@ def export(
     labels: Sequence[str] | None = None,
     head: str | None = None,
     settings: Mapping[str, Any] | None = None,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> Bundle:
     """Turn a checkpoint into a bundle and prove it against the torch reference.
 

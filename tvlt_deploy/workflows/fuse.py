@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
-from tvlt_deploy.bundle import Bundle
+from tvlt_deploy._internal.progress import Progress, silent
+from tvlt_deploy.bundle import Bundle, BundleLike, open_bundle
 from tvlt_deploy.bundle.manifest import STANDARD_FORM, WEIGHTS_FILE
 from tvlt_deploy.bundle.preprocessing import processor_of
 from tvlt_deploy.bundle.writer import write_manifest
@@ -17,7 +16,7 @@ from tvlt_deploy.workflows.verify import verify as run_verify
 
 try:
     from tvlt_deploy.exporters.preprocessing.audio import check_feature_extractor
-    from tvlt_deploy.exporters.preprocessing.graph import DIRECTORY, Progress, check_task, write_fused
+    from tvlt_deploy.exporters.preprocessing.graph import DIRECTORY, check_task, write_fused
     from tvlt_deploy.exporters.preprocessing.image import check_image_processor
 except ImportError as error:
     raise EnvironmentLackError(
@@ -26,11 +25,11 @@ except ImportError as error:
 
 
 def fuse(
-    bundle: str | os.PathLike[str] | Bundle,
+    bundle: BundleLike,
     *,
     verify: bool = True,
     threads: int | None = None,
-    progress: Progress = lambda message: None,
+    progress: Progress = silent,
 ) -> Bundle:
     """Add the fused graph to a bundle, in place of one that it holds.
 
@@ -41,7 +40,7 @@ def fuse(
     On any error the bundle is as it was. Raises `UsageError` for a task or pre-processing that is not fused, and for a
     bundle that lacks the fp32 graph or, to verify, the weights.
     """
-    opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
+    opened = open_bundle(bundle)
     check_task(opened.task)
     processor = read_processor(opened)
     source = opened.variant("fp32", STANDARD_FORM)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from tvlt_deploy._internal.atomic import staged_directory, write_json
+from tvlt_deploy._internal.progress import Progress, silent
 from tvlt_deploy._version import __version__
-from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle import Bundle, BundleLike, open_bundle
 from tvlt_deploy.bundle.manifest import ONNXRUNTIME_CPU_FORM
 from tvlt_deploy.config import CONFIG_FILE
 from tvlt_deploy.errors import BundleError, FileRefusedError, UsageError, VerdictError
@@ -32,8 +33,6 @@ INDEX_FILE = "index.json"
 FORMAT = 1
 GIVEN = ("frames", "waveform", "pixel_noise", "audio_noise")
 """Arrays that a program reads; all others are what it must give."""
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -93,18 +92,18 @@ class Comparison:
 
 
 def write_vectors(
-    bundle: str | os.PathLike[str] | Bundle,
+    bundle: BundleLike,
     directory: str | os.PathLike[str],
     *,
     threads: int | None = None,
-    progress: Progress = lambda message: None,
+    progress: Progress = silent,
 ) -> Path:
     """Write golden vectors of a bundle into a new directory: `index.json`, and an .npy file for each array.
 
     They are what the pipeline computes on ONNX Runtime in fp32 for made-up clips of many sizes. Returns the index.
     Raises `UsageError` for a directory that is not empty, and for a bundle without pre-processing of this kind.
     """
-    opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
+    opened = open_bundle(bundle)
     target = Path(directory)
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise UsageError(f"{target} is not empty", hint="name another place for the vectors")
@@ -193,9 +192,7 @@ def _sound_stages(extractor: TvltFeatureExtractor, wave: np.ndarray) -> Iterator
 # Checking ------------------------------------------------------------------------------------------------------------
 
 
-def check_dump(
-    bundle: str | os.PathLike[str] | Bundle, directory: str | os.PathLike[str], dump: str | os.PathLike[str]
-) -> list[Comparison]:
+def check_dump(bundle: BundleLike, directory: str | os.PathLike[str], dump: str | os.PathLike[str]) -> list[Comparison]:
     """Compare another program's arrays with the golden vectors, stage by stage in the order in which errors travel.
 
     directory: what `write_vectors` made of this bundle. dump: a directory of .npy files of the same names, as many of
@@ -203,7 +200,7 @@ def check_dump(
     all. Raises `UsageError` when it has none at all, `FileRefusedError` for files that cannot be read and vectors of
     another bundle.
     """
-    opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
+    opened = open_bundle(bundle)
     vectors, other = Path(directory), Path(dump)
     index = _read_index(vectors, opened)
     if not other.is_dir():

@@ -8,7 +8,6 @@ both side by side on ONNX Runtime and compares them. Layers have the names of th
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from tvlt_deploy.bundle import Bundle
+from tvlt_deploy._internal.progress import Progress, silent
+from tvlt_deploy.bundle import Bundle, BundleLike, open_bundle
 from tvlt_deploy.bundle.manifest import FUSED_FORM, ONNXRUNTIME_CPU_FORM, STANDARD_FORM, Variant
 from tvlt_deploy.errors import EnvironmentLackError, UsageError
 from tvlt_deploy.parity.cases import Case, Feeds, fidelity_cases
 from tvlt_deploy.parity.metrics import Outputs, deviation
 from tvlt_deploy.runtimes import DEFAULT_BACKEND, check_pair, held_precisions
 from tvlt_deploy.tasks import TOLERANCES, Task
-from tvlt_deploy.workflows.verify import Progress
 
 try:
     import onnx_ir
@@ -110,11 +109,11 @@ class Graph:
 
 
 def locate(
-    bundle: str | os.PathLike[str] | Bundle,
+    bundle: BundleLike,
     *,
     precisions: Sequence[str] | None = None,
     threads: int | None = None,
-    progress: Progress = lambda message: None,
+    progress: Progress = silent,
 ) -> list[Location]:
     """Compare the graphs that ONNX Runtime runs on a CPU with the standard fp32 graph, layer by layer.
 
@@ -124,7 +123,7 @@ def locate(
     Raises `UsageError` for a bundle without the fp32 graph, or without another to compare with it; `BundleError` for
     altered files, and `EnvironmentLackError` for a precision that ONNX Runtime does not run on a CPU.
     """
-    opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
+    opened = open_bundle(bundle)
     variants = list(_variants(opened, precisions))
     if not variants:
         raise UsageError(
@@ -274,7 +273,7 @@ def rank_layers(
     limits: Mapping[str, float],
     cases: Sequence[Feeds],
     threads: int | None = None,
-    progress: Progress = lambda message: None,
+    progress: Progress = silent,
 ) -> list[LayerError]:
     """What each layer adds to the error of the answer when it alone is quantized, largest first.
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from tvlt_deploy.bundle import Bundle
+from tvlt_deploy._internal.progress import Progress, silent
+from tvlt_deploy.bundle import Bundle, BundleLike, open_bundle
 from tvlt_deploy.bundle.manifest import (
     FP16_TWIN_FORM,
+    GRAPH_FILES,
     NOT_RUN,
     ONNXRUNTIME_CPU_FORM,
     QUANTIZED,
@@ -53,17 +55,10 @@ DEFAULT_METHOD = "percentile"
 DEFAULT_PERCENTILE = 99.99
 DEFAULT_ALPHA = 0.5
 MAX_UNREADABLE = 0.1
-FILES = {
-    STANDARD_FORM: "model.onnx",
-    ONNXRUNTIME_CPU_FORM: "model.onnxruntime-cpu.onnx",
-    FP16_TWIN_FORM: "model.fp16.onnx",
-}
-
-Progress = Callable[[str], None]
 
 
 def quantize(
-    bundle: str | os.PathLike[str] | Bundle,
+    bundle: BundleLike,
     clips: Clips,
     *,
     precisions: Sequence[str] = ("int8",),
@@ -77,7 +72,7 @@ def quantize(
     max_unreadable: float = MAX_UNREADABLE,
     threads: int | None = None,
     verify: bool = True,
-    progress: Progress = lambda message: None,
+    progress: Progress = silent,
 ) -> Bundle:
     """Calibrate a bundle on clips and add int8, fp8 or both to it, in place of those that it holds.
 
@@ -103,7 +98,7 @@ def quantize(
     for source in (clips, evaluation):
         if isinstance(source, str | os.PathLike) and not os.path.isdir(source):
             raise UsageError(f"{source} is not a folder", hint="name one that holds media files")
-    opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
+    opened = open_bundle(bundle)
     for form in (STANDARD_FORM, ONNXRUNTIME_CPU_FORM):
         opened.check(opened.variant("fp32", form).files)
     if not opened.has_weights:
@@ -277,11 +272,11 @@ def _write(
         "tvlt.precision": precision,
         "tvlt.config": json.dumps(bundle.config.to_dict()),
     }
-    onnx.save_graphs({FILES[form]: graph for form, graph in graphs.items()}, stage / precision, metadata)
+    onnx.save_graphs({GRAPH_FILES[form]: graph for form, graph in graphs.items()}, stage / precision, metadata)
     opset = fp32[STANDARD_FORM].opset
     variants = []
     for form in graphs:
-        path = f"{precision}/{FILES[form]}"
+        path = f"{precision}/{GRAPH_FILES[form]}"
         variants.append(Variant(precision, form, path, (path, f"{precision}/{onnx.WEIGHTS_FILE}"), opset, NOT_RUN))
     return variants
 

@@ -13,7 +13,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,8 +23,9 @@ from zipfile import BadZipFile
 import numpy as np
 
 from tvlt_deploy._internal.atomic import sha256_of, staged_file, write_json
+from tvlt_deploy._internal.progress import Progress, silent
 from tvlt_deploy._version import __version__
-from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle import BundleLike, open_bundle
 from tvlt_deploy.bundle.cache import bundle_cache
 from tvlt_deploy.errors import EnvironmentLackError, MediaError, TvltError, UsageError, VerdictError
 from tvlt_deploy.inference.files import FileAnswer, Source, check_window, find_sources, read_source
@@ -42,7 +43,6 @@ TILE = 16
 """Clips of each modality in memory at a time: some 6 MB each at the default size."""
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +139,7 @@ class Retrieval:
 
 
 def retrieve(
-    bundle: str | os.PathLike[str] | Bundle,
+    bundle: BundleLike,
     queries: Paths,
     gallery: Paths,
     *,
@@ -151,7 +151,7 @@ def retrieve(
     precision: str | None = None,
     threads: int | None = None,
     trust_engine: str | None = None,
-    progress: Progress = lambda message: None,
+    progress: Progress = silent,
 ) -> Retrieval:
     """Score every query with every item of the gallery by the matching head of an `audio-visual-matching` bundle.
 
@@ -172,7 +172,7 @@ def retrieve(
             raise UsageError(f"direction is {direction!r}; wanted one of {', '.join(DIRECTIONS)}")
     check_window(start, duration)
     sources = [find_sources([paths] if isinstance(paths, str | os.PathLike) else paths) for paths in (queries, gallery)]
-    opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
+    opened = open_bundle(bundle)
     if opened.task.name != "audio-visual-matching":
         raise UsageError(
             f"{opened.directory} is for {opened.task.name}; retrieval scores pairs with audio-visual-matching",

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from tvlt_deploy.bundle import Bundle
+from tvlt_deploy._internal.progress import Progress, silent
+from tvlt_deploy.bundle import Bundle, BundleLike, open_bundle
 from tvlt_deploy.bundle.manifest import FUSED_FORM, NOT_RUN
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import EnvironmentLackError, UsageError
@@ -46,9 +47,6 @@ from tvlt_deploy.runtimes import (
 )
 from tvlt_deploy.runtimes.base import Runtime
 from tvlt_deploy.tasks import TOLERANCES, Task, Tolerance
-
-Progress = Callable[[str], None]
-
 
 # Metrics -------------------------------------------------------------------------------------------------------------
 
@@ -205,14 +203,14 @@ def _range_row(path: os.PathLike[str], cases: Sequence[Case], threads: int | Non
 
 
 def verify(
-    bundle: str | os.PathLike[str] | Bundle,
+    bundle: BundleLike,
     *,
     backends: Sequence[str] | None = None,
     precisions: Sequence[str] | None = None,
     device: str = "cpu",
     threads: int | None = None,
     trust_engine: str | None = None,
-    progress: Progress = lambda message: None,
+    progress: Progress = silent,
 ) -> Report:
     """Measure every graph of a bundle on every backend asked for against the torch reference in fp32.
 
@@ -224,7 +222,7 @@ def verify(
     Raises `BundleError` for altered files, `UsageError` for a bundle without weights or precisions it does not hold,
     and `EnvironmentLackError` for packages or devices that are missing; a missed limit is in the report.
     """
-    opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
+    opened = open_bundle(bundle)
     progress("hashing every file")
     opened.check()
     pairs = list(_pairs(opened, backends, precisions, device, threads, trust_engine, progress))

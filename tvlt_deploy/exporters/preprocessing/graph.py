@@ -6,7 +6,6 @@ One clip a call, in strict float32. An absent part is one of length zero. The mo
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +30,6 @@ except ImportError as error:
     ) from error
 
 DIRECTORY = "fused"
-
-Progress = Callable[[str], None]
 
 
 def check_task(task: Task) -> None:
