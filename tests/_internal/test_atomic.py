@@ -1,4 +1,4 @@
-"""Files and directories appear whole or not at all."""
+"""Files and directories are written atomically."""
 
 from __future__ import annotations
 
@@ -41,6 +41,17 @@ def test_files_get_the_permissions_that_the_user_s_mask_gives(tmp_path: Path) ->
         os.umask(before)
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
     assert (tmp_path / "directory").stat().st_mode & 0o777 == 0o750
+
+
+def test_the_umask_of_the_process_is_never_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def umask(mask: int) -> int:
+        raise AssertionError("files of other threads would be created without a umask")
+
+    monkeypatch.setattr(files.os, "umask", umask)
+    write_text(tmp_path / "file", "")
+    with staged_directory(tmp_path / "directory"):
+        pass
+    assert names(tmp_path) == ["directory", "file"]
 
 
 def test_json_is_readable_and_refuses_what_json_cannot_say(tmp_path: Path) -> None:

@@ -192,11 +192,11 @@ def test_configuration_and_processors_load_by_name(hub: Hub, files: dict[str, by
 @pytest.mark.parametrize(
     ("name", "kind", "says"),
     [
-        ("some/missing", UsageError, "some/missing does not exist here, and the hub has no such model"),
-        ("some/gated", EnvironmentLackError, r"grants access one by one \(ask for access"),
+        ("some/missing", UsageError, "some/missing does not exist here, and the hub has no public model of that name"),
+        ("some/gated", EnvironmentLackError, r"grants access on request \(ask for access"),
         ("some/tvlt@v9", UsageError, r"the model some/tvlt on the hub has no revision v9"),
-        ("some/empty", CheckpointError, r"the model some/empty on the hub holds no config.json"),
-        ("some/bad--name", UsageError, "the hub has no such model"),
+        ("some/empty", CheckpointError, r"the model some/empty on the hub has no config.json"),
+        ("some/bad--name", UsageError, "the hub has no public model of that name"),
     ],
 )  # fmt: skip
 def test_what_the_hub_refuses_is_a_typed_error(
@@ -215,7 +215,7 @@ def test_without_a_connection_the_command_exits_with_four(
     connect(unreachable, **settings)
     result = CliRunner().invoke(main, ["export", "some/tvlt", str(tmp_path / "bundle")])
     assert result.exit_code == 4, result.output
-    assert "the hub cannot be reached and its cache holds no config.json of it" in result.stderr
+    assert "the hub cannot be reached and the cache has no config.json of it" in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -1,1 +1,1 @@
-"""Helpers without knowledge of TVLT: files, caches, the hub and the machine."""
+"""Helpers that know nothing of TVLT: files, caches, the hub, the machine and progress."""

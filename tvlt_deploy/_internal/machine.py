@@ -1,4 +1,4 @@
-"""What machine this is and what can run on it."""
+"""Facts about this machine: processor, memory, GPUs and installed packages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,14 @@ PACKAGES = (
 
 
 def package_versions(names: tuple[str, ...] = PACKAGES) -> dict[str, str | None]:
-    """Installed versions by distribution name, None where a package is not installed; nothing is imported."""
+    """Versions of installed packages, without importing them.
+
+    Args:
+        names: Names of distributions.
+
+    Returns:
+        Version by name; None for a package that is not installed.
+    """
     versions: dict[str, str | None] = {}
     for name in names:
         try:
@@ -32,7 +39,7 @@ def package_versions(names: tuple[str, ...] = PACKAGES) -> dict[str, str | None]
 
 
 def cpu_model() -> str:
-    """The processor's name."""
+    """The name of the processor."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text().splitlines():
@@ -42,12 +49,12 @@ def cpu_model() -> str:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Number of logical cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gpu_names() -> list[str]:
-    """NVIDIA devices (name, memory, driver) as the driver's own tool lists them; empty without one."""
+    """NVIDIA devices as nvidia-smi lists them (`name, memory, driver`); empty if it is missing, fails or hangs."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []
@@ -62,7 +69,11 @@ def gpu_names() -> list[str]:
 
 
 def describe_machine() -> dict[str, Any]:
-    """CPU model, usable logical cores, memory in bytes, GPUs and operating system."""
+    """Facts for reports.
+
+    Returns:
+        `cpu` (model), `cores` (usable logical cores), `memory` (bytes), `gpus` (as `gpu_names`) and `os`.
+    """
     return {
         "cpu": cpu_model(),
         "cores": usable_cores(),
@@ -73,7 +84,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def imported_versions() -> dict[str, str]:
-    """Of Python, this package and every module imported so far that a time or a number may depend on."""
+    """Versions of Python, this package and every imported module that timings and outputs may depend on."""
     modules = ("numpy", "scipy", "PIL", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "torch", "av", "soxr")
     found = {name: str(sys.modules[name].__version__) for name in modules if name in sys.modules}
     return {"python": platform.python_version(), "tvlt_deploy": __version__, **found}

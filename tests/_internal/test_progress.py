@@ -1,0 +1,28 @@
+"""Lines of progress, with and without counts."""
+
+from __future__ import annotations
+
+import pytest
+
+from tvlt_deploy._internal.progress import Progress, Step, silent
+
+
+def test_a_step_is_its_text_with_counts() -> None:
+    step = Step("clip 3/8", 2, 8)
+    assert step == "clip 3/8"
+    assert f"{step}" == "clip 3/8"
+    assert (step.done, step.total) == (2, 8)
+
+
+def test_a_plain_callable_receives_steps_as_text() -> None:
+    lines: list[str] = []
+    progress: Progress = lines.append
+    progress("loading")
+    progress(Step("clip 1/1", 0, 1))
+    assert lines == ["loading", "clip 1/1"]
+
+
+def test_silent_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    silent("loading")
+    silent(Step("clip 1/1", 0, 1))
+    assert capsys.readouterr() == ("", "")
