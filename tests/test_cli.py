@@ -285,7 +285,7 @@ def test_a_missed_tolerance_exits_with_three_and_says_by_how_much(
     result = invoke("verify", directory, "-q")
     assert result.exit_code == 3, result.output
     assert "missed by" in result.stdout
-    assert "wanted <= 1e-12 (missed by" in result.stderr
+    assert "expected <= 1e-12 (missed by" in result.stderr
     assert "fail" in invoke("inspect", directory).stdout
 
 

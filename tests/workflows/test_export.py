@@ -284,7 +284,7 @@ def test_a_missed_tolerance_says_by_how_much_and_leaves_no_bundle(
     strict = dataclasses.replace(parity.TOLERANCES["fp32"], absolute_logits=0.0)
     monkeypatch.setattr(parity, "TOLERANCES", {**parity.TOLERANCES, "fp32": strict})
     says = (
-        r"2 of \d+ checks missed: onnxruntime cpu fp32 standard: difference of logits: \S+e-0\d, wanted <= 0 "
+        r"2 of \d+ checks missed: onnxruntime cpu fp32 standard: difference of logits: \S+e-0\d, expected <= 0 "
         r"\(missed by \S+e-0\d\); onnxruntime cpu fp32 onnxruntime-cpu: difference of logits"
     )
     with pytest.raises(VerdictError, match=says) as caught:
@@ -301,7 +301,7 @@ def test_a_graph_that_answers_otherwise_is_not_let_through(
     with torch.no_grad():
         model.classifier[3].bias += 2e-3
     model.save_pretrained(checkpoint)
-    with pytest.raises(VerdictError, match=r"difference of logits: 0\.002, wanted <= 0\.0001 \(missed by 0\.0019\)"):
+    with pytest.raises(VerdictError, match=r"difference of logits: 0\.002, expected <= 0\.0001 \(missed by 0\.0019\)"):
         export(checkpoint, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 

@@ -587,7 +587,7 @@ def test_a_missed_verdict_leaves_the_bundle_as_it_was(
     directory = copy_of(features)
     quantize(directory, clips_for(features, 2), verify=False)
     monkeypatch.setitem(tasks.TOLERANCES, "int8", tasks.Tolerance(1e-9, 1.0, 1.0, 1.0))
-    refused(directory, clips_for(features, 3), VerdictError, r"least cosine of last_hidden_state: .* \(missed by")
+    refused(directory, clips_for(features, 3), VerdictError, r"min cosine of last_hidden_state: .* \(missed by")
 
 
 @pytest.mark.parametrize("step", ["drop", "out", "in", "add"])
@@ -640,8 +640,8 @@ FULL_SIZE = """
 import sys
 from tvlt_deploy.bench.memory import peak_memory
 from tvlt_deploy.bundle import Bundle
-from tvlt_deploy.exporters.quantize import quantize
-from tvlt_deploy.parity import synthetic_clip
+from tvlt_deploy import quantize
+from tvlt_deploy.parity.cases import synthetic_clip
 
 config = Bundle(sys.argv[1]).config
 sizes = [(1, 5), (2, 27), (4, 20), (8, 54)]

@@ -1,8 +1,7 @@
-"""Verdicts: metrics on known arrays, broken runtimes caught by the right numbers, reports that can be stored."""
+"""Verdicts: broken runtimes fail exactly the right checks, and verdicts are stored in the manifest."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,88 +12,12 @@ import pytest
 from tvlt_deploy import verify
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.errors import EnvironmentLackError, UsageError, VerdictError
-from tvlt_deploy.parity.metrics import label_agreement, least_cosine, max_difference
-from tvlt_deploy.parity.report import Report, Row, Verdict
 from tvlt_deploy.runtimes import open_runtime
 from tvlt_deploy.runtimes.base import Closing
 from tvlt_deploy.tasks import TASKS
 from tvlt_deploy.workflows import verify as parity
 
-NAN, INF = float("nan"), float("inf")
-
-
-# Metrics -------------------------------------------------------------------------------------------------------------
-
-
-def array(*values: Any) -> np.ndarray:
-    return np.array(values, np.float32)
-
-
-def test_the_largest_difference() -> None:
-    assert max_difference(array(1, 2, 3), array(1, 2.5, 2.75)) == 0.5
-    assert max_difference(array(), array()) == 0
-    assert max_difference(array(1, NAN), array(1, 2)) == INF
-    assert max_difference(array(1, INF), array(1, 2)) == INF
-    assert max_difference(array(1, 2), array([1, 2])) == INF
-    # in double precision: a float32 difference of these would overflow
-    assert max_difference(array(3e38), array(-3e38)) == pytest.approx(6e38)
-
-
-def test_the_least_cosine() -> None:
-    rows = array([1, 0], [1, 1])
-    assert least_cosine(rows, array([2, 0], [1, 0])) == pytest.approx(2**-0.5)
-    assert least_cosine(rows, 3 * rows) == pytest.approx(1)
-    assert least_cosine(rows, -rows) == pytest.approx(-1)
-    assert least_cosine(array([0, 0]), array([0, 0])) == 1
-    assert least_cosine(array([0, 0]), array([1, 0])) == 0
-    assert least_cosine(array([1, 0]), array([0, 0])) == 0
-    assert least_cosine(array([NAN, 0]), array([1, 0])) == -1
-    assert least_cosine(array([1, 0, 0]), array([1, 0])) == -1
-
-
-def test_agreement_of_exclusive_labels() -> None:
-    wanted = array([1, 0], [0, 1], [0, 1], [0.5, 0.5001])
-    assert label_agreement(array([1, 0], [1, 0], [0, 1], [1, 0]), wanted, True, 0.001) == pytest.approx(2 / 3)
-    assert label_agreement(array([1, 0], [1, 0], [0, 1], [1, 0]), wanted, True, 0.0) == pytest.approx(1 / 2)
-    assert label_agreement(array([1, 0]), array([1, 1]), True, 0.0) == 1
-
-
-def test_agreement_of_signs() -> None:
-    assert label_agreement(array([1, -1], [2, 1e-6]), array([1, 1], [1, -1e-6]), False, 1e-5) == pytest.approx(2 / 3)
-    assert label_agreement(array([1, -1], [2, 1e-6]), array([1, 1], [1, -1e-6]), False, 0.0) == pytest.approx(1 / 2)
-
-
-def test_a_row_keeps_or_misses_its_limit() -> None:
-    assert Row("difference", "logits", 1e-4, 1e-4).passed
-    assert not Row("difference", "logits", NAN, 1e-4).passed
-    assert not Row("least cosine", "logits", NAN, 0.9, at_least=True).passed
-    assert (
-        Row("least cosine", "logits", 0.99, 0.99, at_least=True).text == "least cosine of logits: 0.99, wanted >= 0.99"
-    )
-    assert Row("difference", "logits", 3e-4, 1e-4).text == (
-        "difference of logits: 0.0003, wanted <= 0.0001 (missed by 0.0002)"
-    )
-    assert Row("label agreement", "logits", 0.5, 1.0, at_least=True).text.endswith("wanted >= 1 (missed by 0.5)")
-
-
-# Clips ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_the_clips_reach_the_corners(task: str, bundle_of: Callable[..., Bundle]) -> None:
-    bundle = bundle_of(task)
-    cases = list(parity.fidelity_cases(bundle.task, bundle.config))
-    sizes = {(case.feeds["pixel_values"].shape[1], case.feeds["audio_values"].shape[2] // 16) for case in cases}
-    assert {(1, 1), (4, 1), (1, 7), (4, 7)} <= sizes
-    assert len({case.name for case in cases}) == len(cases)
-    masks = [(case.feeds["pixel_mask"], case.feeds["audio_mask"]) for case in cases]
-    assert any(not pixel.any() and audio.any() for pixel, audio in masks)
-    assert any(pixel.any() and not audio.any() for pixel, audio in masks)
-    assert any(not pixel.any() and not audio.any() for pixel, audio in masks)
-    assert max(len(pixel) for pixel, _ in masks) >= 3
-    with open_runtime(bundle, "torch") as runtime:
-        for case in cases:
-            runtime.run(case.feeds)  # and every one of them can be run
+NAN = float("nan")
 
 
 # Broken runtimes -----------------------------------------------------------------------------------------------------
@@ -162,9 +85,9 @@ def frozen(feeds: Any, outputs: dict[str, np.ndarray], calls: int) -> dict[str, 
         (leaky, "audio-visual-matching", {"masked content"}),
         (padding_counts, "audio-visual-matching", {"padding"}),
         (not_a_number, "audio-visual-classification", {"difference", "difference / deviation", "label agreement"}),
-        (not_a_number, "feature-extraction", {"difference", "least cosine"}),
+        (not_a_number, "feature-extraction", {"difference", "min cosine"}),
         (restless, "masked-reconstruction", {"same call twice"}),
-        (frozen, "feature-extraction", {"difference", "least cosine"}),
+        (frozen, "feature-extraction", {"difference", "min cosine"}),
     ],
 )
 def test_a_broken_runtime_misses_exactly_the_right_checks(
@@ -205,7 +128,7 @@ def test_exported_graphs_keep_every_promise(task: str, bundle_of: Callable[..., 
             if task != "masked-reconstruction":
                 wanted |= {"padding", "masked content"}
             if name.startswith("last_") or name in ("pixel_logits", "audio_logits"):
-                wanted |= {"least cosine"}
+                wanted |= {"min cosine"}
             if name.endswith("logits") and task.startswith("audio-visual"):
                 wanted |= {"difference / deviation", "label agreement"}
             assert {check for check, output in checks if output == name} == wanted, name
@@ -248,23 +171,10 @@ def test_torch_in_bf16_is_verified_against_fp32(features: Bundle, copy_of: Calla
     assert verdict.name == "torch cpu bf16"
     assert report.passed, [row.text for row in verdict.rows if not row.passed]
     values = {row.check: row.value for row in verdict.rows if row.output == "last_hidden_state"}
-    assert 0.99 < values["least cosine"] < 0.999999
+    assert 0.99 < values["min cosine"] < 0.999999
     # a verdict of no file of the bundle is not written into it
     assert (copy / "manifest.json").read_bytes() == before
     assert verify(copy, backends=["torch"], precisions=["fp32"]).verdicts[0].rows[0].value == 0
-
-
-def test_a_report_survives_json() -> None:
-    rows = [Row("difference", "logits", INF, 1e-4), Row("least cosine", "logits", 1.0, 0.9, at_least=True)]
-    report = Report("b", "feature-extraction", [Verdict("torch", "cpu", "bf16", None, None, rows)])
-    values = json.loads(json.dumps(report.to_dict(), allow_nan=False))
-    assert values == report.to_dict()
-    assert values["verdict"] == values["verdicts"][0]["verdict"] == "fail"
-    assert values["verdicts"][0]["rows"] == [
-        {"check": "difference", "output": "logits", "value": "inf", "limit": 1e-4, "at_least": False, "passed": False},
-        {"check": "least cosine", "output": "logits", "value": 1.0, "limit": 0.9, "at_least": True, "passed": True},
-    ]
-    assert Report("b", "feature-extraction", [Verdict("torch", "cpu", "bf16", None, None, rows[1:])]).passed
 
 
 def test_what_cannot_be_verified_is_refused_before_any_work(classification: Bundle) -> None:

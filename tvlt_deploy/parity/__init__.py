@@ -1,1 +1,1 @@
-"""What the numbers of a verification mean: metrics, cases and reports."""
+"""Test clips, metrics and pass/fail reports of a verification. Nothing here runs a model."""

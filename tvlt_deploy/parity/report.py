@@ -1,4 +1,4 @@
-"""Measured numbers against their limits."""
+"""Measured values compared with their limits."""
 
 from __future__ import annotations
 
@@ -16,15 +16,23 @@ from tvlt_deploy.parity.metrics import (
     deviation,
     is_hidden,
     label_agreement,
-    least_cosine,
     max_difference,
+    min_cosine,
 )
 from tvlt_deploy.tasks import Task, Tolerance
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measured number: what was checked on which output, the value, and the limit it has to keep."""
+    """One measured value and its limit.
+
+    Attributes:
+        check: name of the metric or invariant.
+        output: name of the model output that was measured, or of the graph value for activation ranges.
+        value: the measured value.
+        limit: the upper bound of the value, or its lower bound with `at_least`.
+        at_least: whether `limit` is a lower bound.
+    """
 
     check: str
     output: str
@@ -34,25 +42,34 @@ class Row:
 
     @property
     def passed(self) -> bool:
-        """Whether the value keeps the limit; a NaN never does."""
+        """Whether the value is within the limit; False for NaN."""
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
     @property
     def missed_by(self) -> float:
-        """How far the value is on the wrong side of the limit; negative when it is kept."""
+        """Distance from the limit to the value; negative for a value within the limit."""
         return self.limit - self.value if self.at_least else self.value - self.limit
 
     @property
     def text(self) -> str:
-        """The number, its limit and by how much it misses."""
+        """Check, output, value and limit in one line, with the distance to a missed limit."""
         sign = ">=" if self.at_least else "<="
-        text = f"{self.check} of {self.output}: {self.value:.3g}, wanted {sign} {self.limit:.3g}"
+        text = f"{self.check} of {self.output}: {self.value:.3g}, expected {sign} {self.limit:.3g}"
         return text if self.passed else f"{text} (missed by {self.missed_by:.3g})"
 
 
 @dataclass
 class Verdict:
-    """All numbers of one graph (or of the torch model in another precision) on one backend."""
+    """The pass/fail result of one graph, engine or torch model on one backend.
+
+    Attributes:
+        backend: runtime that ran it, such as `onnxruntime`.
+        device: `cpu`, `cuda` or `cuda:N`.
+        precision: such as `fp16`.
+        form: form of the graph where the bundle has several; None for torch and engines.
+        path: path of the graph or engine in the bundle; None for torch.
+        rows: the measured values.
+    """
 
     backend: str
     device: str
@@ -63,16 +80,16 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether every row keeps its limit."""
+        """Whether every value is within its limit."""
         return all(row.passed for row in self.rows)
 
     @property
     def name(self) -> str:
-        """Backend, device, precision and form in one phrase."""
+        """Backend, device, precision and form, separated by spaces."""
         return " ".join(part for part in (self.backend, self.device, self.precision, self.form) if part)
 
     def to_dict(self) -> dict[str, Any]:
-        """For the manifest and `--json`; a number that is not finite is written as text."""
+        """JSON values for the manifest and `--json`; a value that is not finite becomes a string."""
         finite = lambda value: value if np.isfinite(value) else str(value)  # noqa: E731
         return {
             "verdict": "pass" if self.passed else "fail",
@@ -86,7 +103,13 @@ class Verdict:
 
 @dataclass
 class Report:
-    """The verdicts of a bundle."""
+    """The verdicts of a bundle.
+
+    Attributes:
+        bundle: directory of the bundle.
+        task: name of its task.
+        verdicts: one for each graph, engine or torch model, in the order of the run.
+    """
 
     bundle: str
     task: str
@@ -98,7 +121,14 @@ class Report:
         return all(verdict.passed for verdict in self.verdicts)
 
     def raise_on_failure(self, hint: str = "tvlt-deploy verify BUNDLE prints every number") -> None:
-        """Raise `VerdictError` naming every missed limit and by how much."""
+        """Raise an error that lists every missed limit.
+
+        Args:
+            hint: what to do next, for the error.
+
+        Raises:
+            VerdictError: a value is outside its limit.
+        """
         misses = [f"{v.name}: {row.text}" for v in self.verdicts for row in v.rows if not row.passed]
         if misses:
             raise VerdictError(
@@ -107,7 +137,7 @@ class Report:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """For `--json`."""
+        """JSON values for `--json`."""
         return {
             "bundle": self.bundle,
             "task": self.task,
@@ -117,25 +147,36 @@ class Report:
 
 
 def fidelity(
-    task: Task, config: TvltConfig, limits: Tolerance, found: Sequence[Outputs], wanted: Sequence[Outputs]
+    task: Task, config: TvltConfig, limits: Tolerance, actual: Sequence[Outputs], expected: Sequence[Outputs]
 ) -> Iterator[Row]:
-    """Rows for every output over all cases: what was found, against what was wanted."""
+    """Compare outputs with those of the reference.
+
+    Args:
+        task: the task, which decides how each output is compared.
+        config: the configuration of the model.
+        limits: the tolerance of the precision.
+        actual: the measured outputs of each case.
+        expected: the outputs of the reference, in the same order.
+
+    Yields:
+        The rows of each output, over all cases.
+    """
     for name in task.output_names:
-        pairs = [(f[name], w[name]) for f, w in zip(found, wanted, strict=True)]
-        worst = max(max_difference(f, w) for f, w in pairs)
+        pairs = [(a[name], e[name]) for a, e in zip(actual, expected, strict=True)]
+        worst = max(max_difference(a, e) for a, e in pairs)
         if name.endswith("_label_mask"):
             yield Row("difference", name, worst, 0.0)
         elif is_hidden(name):
             if limits.absolute_hidden is not None:
                 yield Row("difference", name, worst, limits.absolute_hidden)
             if pairs[0][1].shape[-1] >= LONG_ROW:
-                yield Row("least cosine", name, min(least_cosine(f, w) for f, w in pairs), limits.cosine, True)
+                yield Row("min cosine", name, min(min_cosine(a, e) for a, e in pairs), limits.cosine, True)
         else:
-            reference = np.concatenate([w for _, w in pairs])
-            yield Row("difference / deviation", name, worst / deviation(wanted, name), limits.relative)
+            reference = np.concatenate([e for _, e in pairs])
+            yield Row("difference / deviation", name, worst / deviation(expected, name), limits.relative)
             if limits.absolute_logits is not None:
                 yield Row("difference", name, worst, limits.absolute_logits)
-            tie = limits.absolute_logits or limits.relative * deviation(wanted, name)
+            tie = limits.absolute_logits or limits.relative * deviation(expected, name)
             exclusive = task.activation(config) == "softmax"
-            agreement = label_agreement(np.concatenate([f for f, _ in pairs]), reference, exclusive, tie)
+            agreement = label_agreement(np.concatenate([a for a, _ in pairs]), reference, exclusive, tie)
             yield Row("label agreement", name, agreement, limits.agreement, True)
