@@ -67,7 +67,7 @@ def test_a_checkpoint_names_its_task(changes: dict[str, object], name: str) -> N
 
 
 def test_unknown_names_are_refused_with_those_there_are() -> None:
-    with pytest.raises(UsageError, match="task is 'speech'; wanted one of feature-extraction, audio-visual-class"):
+    with pytest.raises(UsageError, match="task is 'speech'; expected one of feature-extraction, audio-visual-class"):
         get_task("speech")
-    with pytest.raises(UsageError, match=r"architectures are ViTModel; wanted one of TvltModel, .* \(say which task"):
+    with pytest.raises(UsageError, match=r"architectures are ViTModel; expected one of TvltModel, .* \(select a task"):
         default_task(TvltConfig(architectures=("ViTModel",)))

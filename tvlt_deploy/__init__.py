@@ -1,6 +1,6 @@
 """Deploy TVLT audio-visual transformers: export, verify, run and measure.
 
-The names below load on first use, so that importing the package costs numpy only.
+The public names below are imported on first use, so that `import tvlt_deploy` loads numpy only.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvlt_deploy._version import __version__
 
-_HOME_OF = {
+_MODULE_OF = {
     "TvltConfig": "tvlt_deploy.config",
     "TvltError": "tvlt_deploy.errors",
     "export": "tvlt_deploy.workflows.export",
@@ -50,11 +50,11 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'tvlt_deploy' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_HOME_OF[name]), name)
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""The Python side of `libtvlt_deploy_python`, under the name that the library imports."""
+"""The Python side of `libtvlt_deploy_python`. The C++ library imports this module by its name."""
 
 from tvlt_deploy.inference.c_api import EmbeddedPipeline, describe
 

@@ -1,12 +1,23 @@
-"""Every error a user can meet: one family, each with a way out and the exit code the command line gives it."""
+"""All errors that the package raises on purpose, with their exit codes.
+
+`docs/reference/errors.md` explains each class: its cause and what to do.
+"""
 
 from __future__ import annotations
 
 
 class TvltError(Exception):
-    """Base of all errors raised on purpose.
+    """Base class of all errors that the package raises on purpose.
 
-    `str(error)` names the thing, the value found and the value wanted; `hint` says what to do about it.
+    `str(error)` is the message, which names the thing, the actual value and the expected value, followed by the hint.
+
+    Args:
+        message: What is wrong.
+        hint: What to do about it.
+
+    Attributes:
+        hint: What to do about it; may be empty.
+        exit_code: Exit code of the command `tvlt-deploy` for this error.
     """
 
     exit_code = 1
@@ -21,49 +32,49 @@ class TvltError(Exception):
 
     @property
     def message(self) -> str:
-        """The text without the hint."""
+        """The message without the hint."""
         return super().__str__()
 
 
 class UsageError(TvltError, ValueError):
-    """A call or an option that cannot mean anything: exit code 2."""
+    """A call or an option that cannot be carried out as requested. Correct the argument. Exit code 2."""
 
     exit_code = 2
 
 
 class ConfigError(UsageError):
-    """A configuration value that no model can have."""
+    """A configuration value that no model can have. Correct the field that the message names."""
 
 
 class InputError(UsageError):
-    """Arrays that the processors or a runtime cannot take (shape, dtype, rate, NaN)."""
+    """Arrays that the processors or a runtime cannot accept: wrong shape, dtype or sampling rate, or NaN."""
 
 
 class VerdictError(TvltError):
-    """A measured number is outside its tolerance: exit code 3."""
+    """A measured number is out of tolerance. The message lists value and limit of each failed check. Exit code 3."""
 
     exit_code = 3
 
 
 class EnvironmentLackError(TvltError, RuntimeError):
-    """The machine or the Python environment lacks something, named with the way to get it: exit code 4."""
+    """The machine or the Python environment is missing something. The hint says how to get it. Exit code 4."""
 
     exit_code = 4
 
 
 class FileRefusedError(TvltError, ValueError):
-    """A file that is corrupt, untrusted or not what it claims to be: exit code 5."""
+    """A file that is corrupt, untrusted or not what it claims to be. Get the file again. Exit code 5."""
 
     exit_code = 5
 
 
 class CheckpointError(FileRefusedError):
-    """A checkpoint that cannot be loaded as asked."""
+    """A checkpoint that cannot be loaded as requested: missing or unknown weights, wrong shapes, NaN."""
 
 
 class BundleError(FileRefusedError):
-    """A bundle that is incomplete, altered or of another schema."""
+    """A bundle that is incomplete, altered or of another schema version. Copy or export it again."""
 
 
 class MediaError(FileRefusedError):
-    """A media file that gives no usable frames or sound within the limits."""
+    """A media file without usable frames or sound within the limits. Convert it, or raise a limit."""

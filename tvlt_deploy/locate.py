@@ -1,4 +1,4 @@
-"""Which layer is the first to be off; see `tvlt_deploy.workflows.locate`."""
+"""Find the first layer that is out of tolerance; re-exports `tvlt_deploy.workflows.locate`."""
 
 from tvlt_deploy.workflows.locate import (
     Graph,

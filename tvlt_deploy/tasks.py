@@ -1,6 +1,6 @@
-"""The table everything reads: for each task its inputs, outputs, axes, reference class and tolerances.
+"""The tasks: inputs, outputs, axis names, reference class and tolerances of each.
 
-Exporters, runtimes, the manifest and the benchmark derive names and shapes from here and repeat none of them.
+Exporters, runtimes, the manifest and the benchmark take names and shapes from here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,12 @@ PIXEL_PATCHES, AUDIO_PATCHES, TOKENS = "pixel_patches", "audio_patches", "tokens
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One graph input or output: numpy dtype name and shape, dynamic axes by name."""
+    """One graph input or output.
+
+    Attributes:
+        dtype: Name of a numpy dtype.
+        shape: Size of each axis; the name of a dynamic one.
+    """
 
     dtype: str
     shape: tuple[Axis, ...]
@@ -29,18 +34,20 @@ RAW_INPUTS: Mapping[str, TensorSpec] = {
     "frames": TensorSpec("uint8", (FRAMES, "height", "width", 3)),
     "waveform": TensorSpec("float32", ("samples",)),
 }
-"""Inputs of the fused graph: RGB frames of one size, and mono sound at 44100 Hz. No frames or samples: absent."""
+"""Inputs of the fused graph: RGB frames of one size, and mono sound at 44100 Hz. Empty: modality absent."""
 
 
 @dataclass(frozen=True)
 class Tolerance:
     """Limits on the difference from the reference, for one precision (see `tvlt_deploy.workflows.verify`).
 
-    relative: max |difference| / standard deviation of the reference, for `logits` and `matching_logits`.
-    cosine: the least cosine of a row of 64 values and more.
-    absolute_logits, absolute_hidden: max |difference|, where the precision allows such a promise.
-    agreement: the least share of equal labels among clips whose reference is not a tie.
-    invariant: bound for answers that must not change at all, relative to the output's standard deviation.
+    Attributes:
+        relative: Max |difference| / standard deviation of the reference, for `logits` and `matching_logits`.
+        cosine: Min cosine of rows of 64 values and more.
+        agreement: Min share of equal labels among clips whose reference is not a tie.
+        invariant: Max |difference| between answers that must be equal, relative to the output's standard deviation.
+        absolute_logits: Max |difference| of logits; None for no limit.
+        absolute_hidden: Max |difference| of hidden states; None for no limit.
     """
 
     relative: float
@@ -51,8 +58,8 @@ class Tolerance:
     absolute_hidden: float | None = None
 
 
-# int8 and fp8: an untrained TVLT-base measures 0.09 to 0.15 on its logits, and padding moves them by up to 0.05,
-# because a rounding step that flips in one token flips more in the next layers.
+# int8 and fp8: an untrained TVLT-base measures 0.09 to 0.15 on its logits, and padding changes them by up to 0.05,
+# because a value that rounds differently in one token changes more values in the next layers.
 TOLERANCES: Mapping[str, Tolerance] = {
     "fp32": Tolerance(
         relative=1e-4, cosine=0.99999, agreement=1.0, invariant=1e-5, absolute_logits=1e-4, absolute_hidden=1e-3
@@ -68,11 +75,15 @@ PRECISIONS = tuple(TOLERANCES)
 
 @dataclass(frozen=True)
 class Task:
-    """What one task takes and gives.
+    """Inputs and outputs of one task.
 
-    architecture: the Hugging Face class that a checkpoint of this task names in `architectures`.
-    reference: the class in `tvlt_deploy.reference` that computes it.
-    needs_noise: masked reconstruction draws which patches the encoder sees from noise, given as two more inputs.
+    Attributes:
+        name: Name of the task.
+        architecture: Hugging Face class that a checkpoint of this task names in `architectures`.
+        reference: Class in `tvlt_deploy.reference` that computes it.
+        output_names: Names of the graph outputs, in order.
+        needs_noise: Whether two more inputs contain the noise that chooses the masked patches.
+        labelled: Whether the outputs are logits of the labels in `config.json`.
     """
 
     name: str
@@ -83,7 +94,7 @@ class Task:
     labelled: bool = False
 
     def inputs(self, config: TvltConfig) -> dict[str, TensorSpec]:
-        """Graph inputs in order. Masks hold 1 for a valid patch (> 0.5) and are always required."""
+        """Graph inputs by name, in order. Masks are required; a value > 0.5 marks a valid patch."""
         height, width = config.image_shape
         specs = {
             "pixel_values": TensorSpec("float32", (BATCH, FRAMES, config.num_image_channels, height, width)),
@@ -97,7 +108,7 @@ class Task:
         return specs
 
     def outputs(self, config: TvltConfig) -> dict[str, TensorSpec]:
-        """Graph outputs in order."""
+        """Graph outputs by name, in order."""
         hidden = config.hidden_size
         shapes: dict[str, tuple[Axis, ...]] = {
             "logits": (BATCH, config.num_labels or 2),
@@ -113,7 +124,7 @@ class Task:
         return {name: TensorSpec("float32", shapes[name]) for name in self.output_names}
 
     def activation(self, config: TvltConfig) -> str | None:
-        """What turns the logits into scores: `none`, `sigmoid`, `softmax`; None for a task without labels."""
+        """Function that turns logits into scores: `none`, `sigmoid` or `softmax`; None for a task without scores."""
         if self.labelled:
             return config.activation
         return "sigmoid" if self.output_names == ("matching_logits",) else None
@@ -153,16 +164,20 @@ TASKS: Mapping[str, Task] = {
 
 
 def get_task(name: str) -> Task:
-    """The task of that name. Raises `UsageError` listing the names there are."""
+    """The task called `name`. Raises `UsageError` that lists all names for an unknown one."""
     if name not in TASKS:
-        raise UsageError(f"task is {name!r}; wanted one of {', '.join(TASKS)}")
+        raise UsageError(f"task is {name!r}; expected one of {', '.join(TASKS)}")
     return TASKS[name]
 
 
 def default_task(config: TvltConfig) -> Task:
-    """The task that a checkpoint's `architectures` names; the first of the table that fits.
+    """The first task whose architecture is in the `architectures` of a checkpoint.
 
-    A file that names none is taken for a bare encoder. Raises `UsageError` for an architecture not known here.
+    Args:
+        config: Configuration of the checkpoint. Without `architectures` the task is `feature-extraction`.
+
+    Raises:
+        UsageError: None of the architectures is known.
     """
     if not config.architectures:
         return TASKS["feature-extraction"]
@@ -170,12 +185,12 @@ def default_task(config: TvltConfig) -> Task:
         if task.architecture in config.architectures and (task.name != "audio-visual-matching" or config.task_matching):
             return task
     raise UsageError(
-        f"the checkpoint's architectures are {', '.join(config.architectures)}; wanted one of "
+        f"the checkpoint's architectures are {', '.join(config.architectures)}; expected one of "
         + ", ".join(dict.fromkeys(task.architecture for task in TASKS.values())),
-        hint="say which task with --task",
+        hint="select a task with --task",
     )
 
 
 def token_counts(config: TvltConfig, frames: int, rows: int) -> tuple[int, int]:
-    """(pixel patches, audio patches) of a clip padded to `frames` frames and `rows` spectrogram rows."""
+    """(pixel patches, audio patches) of a clip of `frames` frames and `rows` spectrogram rows."""
     return frames * config.patches_per_frame, rows // config.audio_patch[0] * config.frequency_patches

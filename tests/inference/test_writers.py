@@ -50,7 +50,7 @@ def test_csv_has_the_same_columns_for_every_clip(classification: Bundle, folder:
     assert (good["error"], good["warnings"]) == ("", "")
     assert "b.mp4" in bad["error"]
     assert bad["score.LABEL_0"] == bad["label"] == ""
-    assert "the header promises 1.00 s" in cut["warnings"]
+    assert "the header states 1.00 s" in cut["warnings"]
 
 
 def test_csv_of_arrays_tells_their_shapes(features: Bundle, folder: Path) -> None:
@@ -105,7 +105,7 @@ def test_parquet_holds_every_answer_and_array(
             assert bad[name] is None
         assert (good["media"], good["audio"], good["frames"]) == (str(folder / "a.png"), str(folder / "a.wav"), 1)
         assert "b.mp4" in bad["error"]
-        assert "the header promises" in cut["warnings"][0]
+        assert "the header states" in cut["warnings"][0]
     assert good["score.LABEL_0"] + good["score.LABEL_1"] == pytest.approx(1)
     assert cut["label"] in ("LABEL_0", "LABEL_1")
 

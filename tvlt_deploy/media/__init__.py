@@ -1,4 +1,4 @@
-"""Video, image and sound files to frames and mono 44.1 kHz sound, within limits."""
+"""Read video, image and audio files as RGB frames and mono 44.1 kHz sound, within resource limits."""
 
 from tvlt_deploy.media.audio import SAMPLING_RATE, resample
 from tvlt_deploy.media.clip import Clip, read_audio, read_clip, read_image, read_video

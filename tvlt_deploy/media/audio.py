@@ -1,4 +1,4 @@
-"""Sound of a file: one window of one stream, placed by its time stamps, as mono float32 at 44.1 kHz."""
+"""Sound of a file: one window of one stream, aligned by its time stamps, as mono float32 at 44.1 kHz."""
 
 from __future__ import annotations
 
@@ -20,22 +20,29 @@ if TYPE_CHECKING:
     from av.packet import Packet
 
 SAMPLING_RATE = 44100
-"""Samples per second of every waveform that this package hands out."""
+"""Samples per second of every waveform that this package returns."""
 
-# Seconds decoded in front of the window: transform codecs need the packets before a place to be exact there.
+# Seconds decoded ahead of the window: transform codecs need the preceding packets to be exact.
 _PREROLL = Fraction(1)
-# Stamps that differ by less from where the samples so far end are rounding of the container; by more, a gap.
+# A stamp that differs by less from the end of the previous samples is a rounding error of the container; by more, a
+# gap.
 _JITTER = Fraction(15, 1000)
 
-# A rate that no recording has, but that a damaged header may claim.
-_LOWEST_RATE = 1000
+# Lower rates come from damaged headers.
+_MIN_RATE = 1000
 
 _FLOAT_SCALE = {"u1": 2.0**-7, "i2": 2.0**-15, "i4": 2.0**-31}
 
 
 @dataclass(frozen=True)
 class Sound:
-    """`waveform` (samples,) float32 mono 44100 Hz, or None when the window holds none; `end` in seconds."""
+    """Sound of one window.
+
+    Attributes:
+        waveform: (samples,) float32, mono, 44100 Hz, or None if the window contains no sound.
+        end: Second at which the sound ends.
+        warnings: What was damaged or missing.
+    """
 
     waveform: npt.NDArray[np.float32] | None
     end: float
@@ -43,28 +50,37 @@ class Sound:
 
 
 Resampler = Callable[[npt.NDArray[np.float32], int], npt.NDArray[np.float32]]
-"""Sound (samples,) and its rate in Hz to sound at `SAMPLING_RATE`."""
+"""Converts sound (samples,) float32 at a rate in Hz to `SAMPLING_RATE`."""
 
 
 def resample(
     waveform: npt.NDArray[np.floating[Any]], from_rate: float, to_rate: float = SAMPLING_RATE
 ) -> npt.NDArray[np.float32]:
-    """Resample mono sound (samples,), floating point, with soxr's HQ setting; the result is float32.
+    """Resample mono sound with soxr's HQ quality.
 
-    Raises `InputError` for other shapes and types, NaN or infinite samples, and rates that are not positive;
-    `EnvironmentLackError` without soxr.
+    Args:
+        waveform: (samples,) floating point.
+        from_rate: Sampling rate of `waveform` in Hz.
+        to_rate: Sampling rate of the result in Hz.
+
+    Returns:
+        (samples,) float32.
+
+    Raises:
+        InputError: Another shape or dtype, NaN or infinite samples, or a rate that is not positive.
+        EnvironmentLackError: soxr is not installed.
     """
     sound = np.asarray(waveform)
     if sound.ndim != 1 or not np.issubdtype(sound.dtype, np.floating):
         raise InputError(
-            f"the waveform is {sound.dtype} with shape {sound.shape}; wanted floating point, (samples,)",
+            f"the waveform is {sound.dtype} with shape {sound.shape}; expected floating point, (samples,)",
             hint="average the channels and divide integers by their full scale first",
         )
     for name, rate in (("from_rate", from_rate), ("to_rate", to_rate)):
         if isinstance(rate, bool) or not isinstance(rate, int | float | np.number) or not 0 < rate < float("inf"):
-            raise InputError(f"{name} is {rate!r}; wanted a positive number of samples per second")
+            raise InputError(f"{name} is {rate!r}; expected a positive number of samples per second")
     if not np.isfinite(sound).all():
-        raise InputError("the waveform holds NaN or infinite samples; wanted finite ones")
+        raise InputError("the waveform contains NaN or infinite samples; expected finite values")
     sound = np.ascontiguousarray(sound, np.float32)
     if from_rate == to_rate or not sound.size:
         return sound
@@ -79,19 +95,21 @@ def resample(
 
 
 def read_sound(source: Source, window: Window, resampler: Resampler = resample) -> Sound:
-    """The sound of the window; silence where the stream has a gap or has not begun.
+    """Read the sound of the window. Gaps, and the time before the stream starts, are silence.
 
-    Raises `MediaError` when there is no audio stream, or nothing in it can be decoded.
+    Raises:
+        MediaError: There is no audio stream, or nothing in it can be decoded.
+        EnvironmentLackError: The stream has another rate than 44100 Hz and soxr is not installed.
     """
     with translated(source.path):
         track = _track(source, window)
         if track.rate is None:
-            raise MediaError(f"{source.path}: nothing of its sound can be decoded", hint="the file is cut or damaged")
+            raise MediaError(f"{source.path}: none of its sound can be decoded", hint="the file is cut or damaged")
         mono = track.mono()
         if mono is None:
             return Sound(None, float(track.end), track.warnings())
         if not np.isfinite(mono).all():
-            raise MediaError(f"{source.path}: its sound holds NaN or infinite samples", hint="export it again")
+            raise MediaError(f"{source.path}: its sound contains NaN or infinite samples", hint="export it again")
         waveform = resampler(mono, track.rate)
         return Sound(waveform, float(track.end), track.warnings())
 
@@ -116,7 +134,7 @@ def _track(source: Source, window: Window) -> _Track:
             track.notes.append(f"the sound breaks off: {reason(error)}")
         track.add(_frames(source, context, None, track), tick, origin)
         if last is not None and track.rate and tick * track.rate == 1 and last.pts is not None and last.duration:
-            # The encoder's padding: a last packet that lasts less than the samples in it (edit lists of mp4).
+            # Encoder padding: the last packet is shorter than the samples in it (edit lists of mp4).
             track.trim((last.pts + last.duration) * tick - origin)
         if track.rate and not track.full:
             track.notes += source.shortfall(container, stream, float(track.end), float(window.end))
@@ -133,7 +151,7 @@ def _frames(source: Source, context: Any, packet: Packet[Any] | None, track: _Tr
 
 
 class _Track:
-    """Decoded frames laid on the window's time line, in samples of the source rate."""
+    """Decoded samples of the window at the source rate, placed by their time stamps."""
 
     def __init__(self, watch: Watch, window: Window) -> None:
         self.rate: int | None = None
@@ -155,11 +173,11 @@ class _Track:
 
     @property
     def end(self) -> Fraction:
-        """Seconds from the start of the file at which the sound that was seen ends."""
+        """End of the decoded sound, in seconds from the start of the file."""
         return self._window.start + Fraction(self._next or 0, self.rate or 1)
 
     def add(self, frames: Iterable[AudioFrame], tick: Fraction, origin: Fraction) -> None:
-        """Lay frames in order: by their stamp where it tells of a gap, otherwise behind the frame before."""
+        """Append frames in order: at their stamp if there is a gap, otherwise after the previous frame."""
         for frame in frames:
             self._check(frame)
             assert self.rate is not None
@@ -173,7 +191,7 @@ class _Track:
             self._lay(0 if place is None else place, samples)
 
     def pad(self) -> None:
-        """Silence up to the end of the window: the sound goes on behind it."""
+        """Fill up to the end of the window with silence; used if the sound continues after it."""
         if self._filled:
             self._lay(self._limit, np.empty(0, np.float32))
 
@@ -189,17 +207,17 @@ class _Track:
             self._filled -= excess
 
     def mono(self) -> npt.NDArray[np.float32] | None:
-        """(samples,) float32 at `rate`, None when the window holds no sound."""
+        """(samples,) float32 at `rate`, or None if the window contains no sound."""
         return np.concatenate(self._pieces) if self._filled else None
 
     def warnings(self) -> tuple[str, ...]:
-        """What a listener should know."""
-        found = list(self.notes)
+        """Warnings about undecoded packets and gaps."""
+        warnings = list(self.notes)
         if self.undecoded:
-            found.append(f"sound: {self.undecoded} packets that could not be decoded")
+            warnings.append(f"sound: {self.undecoded} packets that could not be decoded")
         if self._gaps:
-            found.append(f"sound: {self._gaps} gaps filled with silence")
-        return tuple(found)
+            warnings.append(f"sound: {self._gaps} gaps filled with silence")
+        return tuple(warnings)
 
     def _lay(self, place: int, samples: npt.NDArray[np.float32]) -> None:
         self._next, self._last = place + len(samples), len(samples)
@@ -216,10 +234,10 @@ class _Track:
     def _check(self, frame: AudioFrame) -> None:
         rate, channels = frame.sample_rate, frame.layout.nb_channels
         limits = self._watch.limits
-        if not _LOWEST_RATE <= rate <= limits.max_sample_rate or not 0 < channels <= limits.max_channels:
+        if not _MIN_RATE <= rate <= limits.max_sample_rate or not 0 < channels <= limits.max_channels:
             raise MediaError(
-                f"{self._watch.path}: its sound has {channels} channels at {rate} Hz; wanted at most "
-                f"{limits.max_channels} channels and {_LOWEST_RATE} to {limits.max_sample_rate} Hz",
+                f"{self._watch.path}: its sound has {channels} channels at {rate} Hz; expected at most "
+                f"{limits.max_channels} channels and {_MIN_RATE} to {limits.max_sample_rate} Hz",
                 hint="convert it: ffmpeg -i IN -ac 1 -ar 44100 OUT.wav",
             )
         if self.rate is None:
@@ -228,13 +246,13 @@ class _Track:
             self._watch.check_decoded(4 * max(self._limit, int(self._limit * SAMPLING_RATE / rate)), "sound")
         elif rate != self.rate:
             raise MediaError(
-                f"{self._watch.path}: its sound changes from {self.rate} Hz to {rate} Hz on the way",
+                f"{self._watch.path}: its sampling rate changes from {self.rate} Hz to {rate} Hz; expected one rate",
                 hint="convert it: ffmpeg -i IN -ac 1 -ar 44100 OUT.wav",
             )
 
 
 def _mono(frame: AudioFrame) -> npt.NDArray[np.float32]:
-    """Channel mean; integers become [-1, 1) by their full scale, as ffmpeg's own conversion to float does."""
+    """Mean of the channels. Integers are scaled to [-1, 1) by their full range, as ffmpeg does."""
     samples = frame.to_ndarray()
     channels = frame.layout.nb_channels
     if not frame.format.is_planar:

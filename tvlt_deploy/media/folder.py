@@ -1,4 +1,4 @@
-"""Which files are media, and which sound belongs to which pictures in a folder."""
+"""Media files of a folder, and which sound belongs to which video or image."""
 
 from __future__ import annotations
 
@@ -20,20 +20,28 @@ AUDIO_SUFFIXES = frozenset({
     ".caf", ".amr", ".mka",
 })  # fmt: skip
 MEDIA_SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES | AUDIO_SUFFIXES
-"""Lower-case suffixes, with their dot, of the files that `pair_folder` lists."""
+"""Lower-case suffixes, including the dot, of the files that `pair_folder` lists."""
 
 
 def is_media(path: str | os.PathLike[str]) -> bool:
-    """Whether the name of a file is that of a video, image or sound; the file itself is not looked at."""
+    """Whether a file has the suffix of a video, image or audio file. The file itself is not opened."""
     return Path(path).suffix.lower() in MEDIA_SUFFIXES
 
 
 def pair_folder(directory: str | os.PathLike[str]) -> list[tuple[Path, Path | None]]:
-    """The clips of a folder by name: (media, separate sound or None).
+    """List the clips of a folder.
 
-    A video or image and a sound with equal stems are one clip; what has no partner stands alone. Hidden files, other
-    files and folders inside are skipped. Raises `InputError` for what is not a folder, and when more than two files
-    with one stem leave open which belong together.
+    A video or image and an audio file with the same stem are one clip; every other media file is a clip of its own.
+    Hidden files, other files and folders are skipped.
+
+    Args:
+        directory: Path of the folder.
+
+    Returns:
+        (media, separate audio file or None) per clip, sorted by name.
+
+    Raises:
+        InputError: `directory` is not a folder, or more than two files have the same stem.
     """
     folder = check_path(directory)
     try:
@@ -48,14 +56,15 @@ def pair_folder(directory: str | os.PathLike[str]) -> list[tuple[Path, Path | No
     pairs: list[tuple[Path, Path | None]] = []
     for group in stems.values():
         sounds = [file for file in group if file.suffix.lower() in AUDIO_SUFFIXES]
-        pictures = [file for file in group if file not in sounds]
-        if sounds and pictures:
+        others = [file for file in group if file not in sounds]
+        if sounds and others:
             if len(group) > 2:
                 names = ", ".join(file.name for file in group)
                 raise InputError(
-                    f"{folder}: which belong together of {names}?", hint="give each pair a stem of its own"
+                    f"{folder}: which belong together of {names}? Expected at most two files with one stem",
+                    hint="rename the files so that each pair has its own stem",
                 )
-            pairs.append((pictures[0], sounds[0]))
+            pairs.append((others[0], sounds[0]))
         else:
             pairs.extend((file, None) for file in group)
     return sorted(pairs, key=lambda pair: pair[0])

@@ -1,4 +1,4 @@
-"""Still and animated images: upright RGB, with the pixel cap checked before anything is decoded."""
+"""Still and animated images as upright RGB. Pixel limits are checked before decoding."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tvlt_deploy.errors import MediaError, TvltError
 from tvlt_deploy.media.limits import Watch
 from tvlt_deploy.media.source import open_regular, reason, translated
-from tvlt_deploy.media.video import Pictures
+from tvlt_deploy.media.video import Frames
 from tvlt_deploy.media.window import Window
 
-# Formats with a decoder of their own in Pillow; none starts another program or opens another file.
+# Formats that Pillow decodes itself, without starting a program or opening another file.
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
 _ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 
-# Browsers show frames that claim less than 20 ms for 100 ms, and animations are made for browsers.
+# As browsers do: frames of less than 20 ms are shown for 100 ms.
 _SHORTEST, _USUAL = 20, 100
 
 
 def is_image(path: Path, watch: Watch) -> bool:
-    """Whether a file begins as an image does, whatever its name says."""
+    """Whether a file starts with the signature of an image format; its name does not matter."""
     with open_regular(path, watch) as file, translated(path):
         head = file.read(16)
     return (
@@ -39,24 +39,24 @@ def is_image(path: Path, watch: Watch) -> bool:
 
 
 def read_still(path: Path, watch: Watch) -> npt.NDArray[np.uint8]:
-    """The picture, or the first one of an animation, as (H, W, 3) uint8 RGB. Raises `MediaError`."""
+    """The image, or the first frame of an animation, as (H, W, 3) uint8 RGB. Raises `MediaError`."""
     with _opened(path, watch) as image:
         watch.check_decoded(image.width * image.height * 3, "frames")
         return _rgb(image)
 
 
-def read_animation(path: Path, watch: Watch, window: Window, count: int) -> Pictures:
-    """As `read_pictures` for a video; a still image is on show at all times and lasts 0 seconds."""
+def read_animation(path: Path, watch: Watch, window: Window, count: int) -> Frames:
+    """As `read_frames` for a video. A still image is shown at all times and lasts 0 seconds."""
     with _opened(path, watch) as image:
         starts, end, notes = _times(image, watch)
         if len(starts) < 2:
             image.seek(0)
-            return Pictures(_rgb(image)[None], (0.0,), 0.0, tuple(notes), still=True)
+            return Frames(_rgb(image)[None], (0.0,), 0.0, tuple(notes), still=True)
         places = sorted(starts)
         stamps = [starts[place] for place in places]
         begin, stop = window.start * 1000, min(window.end * 1000, Fraction(end))
         if begin >= stop:
-            return Pictures(None, (), end / 1000, tuple(notes))
+            return Frames(None, (), end / 1000, tuple(notes))
         chosen = window.choose(stamps, begin, stop, count, whole=stop < window.end * 1000)
         watch.check_decoded(image.width * image.height * 3 * len(chosen), "frames")
         frames = []
@@ -65,17 +65,17 @@ def read_animation(path: Path, watch: Watch, window: Window, count: int) -> Pict
             image.seek(places[at])
             frames.append(_rgb(image))
         times = tuple(stamps[at] / 1000 for at in chosen)
-        return Pictures(np.stack(frames), times, float(stop) / 1000, tuple(notes))
+        return Frames(np.stack(frames), times, float(stop) / 1000, tuple(notes))
 
 
 def _times(image: Image.Image, watch: Watch) -> tuple[dict[int, int], int, list[str]]:
-    """Milliseconds at which each frame appears, by its number in the file, the end of the last, and warnings."""
+    """Milliseconds at which each frame appears, by frame number; the end of the last frame; warnings."""
     starts: dict[int, int] = {}
     now = 0
     notes: list[str] = []
     if image.format not in _ANIMATED or not getattr(image, "is_animated", False):
         return {0: 0}, 0, notes
-    # An animated PNG may carry a picture for viewers that cannot animate; it is not part of the animation.
+    # The default image of an animated PNG may not be part of the animation.
     number = 1 if getattr(image, "default_image", False) else 0
     while True:
         watch.check_packets(number)
@@ -101,7 +101,7 @@ def _times(image: Image.Image, watch: Watch) -> tuple[dict[int, int], int, list[
 
 @contextlib.contextmanager
 def _opened(path: Path, watch: Watch) -> Iterator[Image.Image]:
-    # Pillow warns about images near its own cap, which is above this one, and about damaged metadata.
+    # Pillow warns about images near its own limit, which is above `Limits.max_pixels`, and about damaged metadata.
     with open_regular(path, watch) as file, translated(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -109,13 +109,13 @@ def _opened(path: Path, watch: Watch) -> Iterator[Image.Image]:
         except TvltError:
             raise
         except Exception as error:
-            found = reason(error)
+            cause = reason(error)
             if isinstance(error, Image.DecompressionBombError):
-                found = f"it has far more than {watch.limits.max_pixels} pixels"
+                cause = f"it has far more than {watch.limits.max_pixels} pixels"
             elif isinstance(error, UnidentifiedImageError):
-                found = "its content is none of them"
+                cause = "its content is none of them"
             raise MediaError(
-                f"{path}: no image can be read from it: {found}; wanted one of {', '.join(_FORMATS)}",
+                f"{path}: no image can be read from it: {cause}; expected one of {', '.join(_FORMATS)}",
                 hint="check that it opens in a viewer, or convert it to PNG",
             ) from error
         with image:
@@ -124,11 +124,11 @@ def _opened(path: Path, watch: Watch) -> Iterator[Image.Image]:
 
 
 def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """Upright (H, W, 3) uint8; transparency is dropped and 16-bit grey keeps its upper byte."""
+    """Upright (H, W, 3) uint8. Transparency is dropped; 16-bit grey keeps its upper byte."""
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I;16"):
         grey = (np.asarray(upright).astype(np.uint16) >> 8).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
     if upright.mode in ("I", "F"):
-        raise MediaError(f"pixels of mode {upright.mode!r}; wanted 8 or 16 bits", hint="convert it to 8-bit RGB")
+        raise MediaError(f"pixels of mode {upright.mode!r}; expected 8 or 16 bits", hint="convert it to 8-bit RGB")
     return np.array(upright.convert("RGB"))

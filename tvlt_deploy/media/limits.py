@@ -1,4 +1,4 @@
-"""What a media file may cost: bytes, pixels, seconds, packets, memory, wall time."""
+"""Resource limits for reading a media file: bytes, pixels, seconds, packets, memory, wall time."""
 
 from __future__ import annotations
 
@@ -12,12 +12,21 @@ from tvlt_deploy.errors import InputError, MediaError
 
 @dataclass(frozen=True)
 class Limits:
-    """Caps for one file; passing one is a `MediaError` that names the cap, never a longer wait or a larger bill.
+    """Limits for reading one file. A file over a limit is refused with a `MediaError` that names the limit.
 
-    `max_bytes`: size of the file. `max_pixels`: width * height of a frame. `max_frames`: frames asked for.
-    `max_duration`: seconds of media that one call may read. `max_packets`: packets (or animation frames) that one pass
-    may visit. `max_decoded_bytes`: memory of the frames, and of the sound, that are returned. `max_channels` and
-    `max_sample_rate` (Hz): of a sound track. `timeout`: seconds of wall time for one file.
+    Attributes:
+        max_bytes: Size of the file.
+        max_pixels: Width times height of a frame.
+        max_frames: Frames that one call may request.
+        max_duration: Seconds of media that one call may read.
+        max_packets: Packets (or animation frames) that one pass over the file may visit.
+        max_decoded_bytes: Memory of the frames, and of the sound, that are returned.
+        max_channels: Channels of an audio stream.
+        max_sample_rate: Sampling rate of an audio stream in Hz.
+        timeout: Seconds of wall time for one file.
+
+    Raises:
+        InputError: A limit is not a positive, finite number.
     """
 
     max_bytes: int = 16 * 2**30
@@ -34,11 +43,11 @@ class Limits:
         for item in fields(self):
             value = getattr(self, item.name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise InputError(f"limit {item.name} is {value!r}; wanted a positive, finite number")
+                raise InputError(f"limit {item.name} is {value!r}; expected a positive, finite number")
 
 
 class Watch:
-    """The caps of one file, with the clock running since construction."""
+    """Checks one file against its limits. The time limit counts from construction."""
 
     def __init__(self, path: str | os.PathLike[str], limits: Limits) -> None:
         self.path = path
@@ -46,7 +55,7 @@ class Watch:
         self._deadline = time.monotonic() + limits.timeout
 
     def check_time(self) -> None:
-        """Raise `MediaError` when the file has used up its wall time."""
+        """Raise `MediaError` if reading the file has exceeded `Limits.timeout`."""
         if time.monotonic() > self._deadline:
             raise MediaError(
                 f"{self.path}: reading took longer than {self.limits.timeout:g} s",
@@ -54,7 +63,7 @@ class Watch:
             )
 
     def check_packets(self, count: int) -> None:
-        """Raise `MediaError` when a pass visits more packets than allowed; checks the time as well."""
+        """Raise `MediaError` if a pass visits more than `Limits.max_packets` packets; also checks the time."""
         self.check_time()
         if count > self.limits.max_packets:
             raise MediaError(
@@ -63,20 +72,20 @@ class Watch:
             )
 
     def check_pixels(self, width: int, height: int) -> None:
-        """Raise `MediaError` for a frame without pixels or with too many."""
+        """Raise `MediaError` for a frame without pixels or with more than `Limits.max_pixels`."""
         if width < 1 or height < 1:
             raise MediaError(f"{self.path}: frames are {width}x{height} pixels", hint="the file's header is damaged")
         if width * height > self.limits.max_pixels:
             raise MediaError(
-                f"{self.path}: frames are {width}x{height} pixels; at most {self.limits.max_pixels} pixels are read",
+                f"{self.path}: frames are {width}x{height} pixels; at most {self.limits.max_pixels} pixels are allowed",
                 hint="scale the file down, or raise Limits.max_pixels",
             )
 
     def check_decoded(self, size: int, what: str) -> None:
-        """Raise `MediaError` when `size` bytes of decoded `what` are more than allowed."""
+        """Raise `MediaError` if `size` bytes of decoded `what` exceed `Limits.max_decoded_bytes`."""
         if size > self.limits.max_decoded_bytes:
             raise MediaError(
                 f"{self.path}: the decoded {what} would take {size / 2**20:.0f} MiB; "
-                f"at most {self.limits.max_decoded_bytes / 2**20:.0f} MiB are held",
-                hint="ask for fewer frames or a shorter window, or raise Limits.max_decoded_bytes",
+                f"at most {self.limits.max_decoded_bytes / 2**20:.0f} MiB are allowed",
+                hint="request fewer frames or a shorter window, or raise Limits.max_decoded_bytes",
             )

@@ -1,4 +1,4 @@
-"""Opening a file that nobody vouches for: regular files only, known formats only, no way from one file to another."""
+"""Open untrusted media files: regular files and known formats only; a file cannot refer to another file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.stream import Stream
 
-# Containers that hold their media themselves: no playlists, manifests, concat scripts, image sequences or devices.
+# Self-contained formats: no playlists, manifests, concat scripts, image sequences or devices.
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "asf", "mpegts", "mpeg",
     "wav", "w64", "aiff", "au", "caf", "flac", "mp3", "aac", "ac3", "amr", "ogg",
@@ -29,19 +29,19 @@ FORMATS = (
 # Containers whose header states a length; elsewhere ffmpeg estimates one from the bit rate.
 _STATES_LENGTH = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flac", "aiff", "wav"}
 
-# Seconds to start in front of a place, so that a decoder has the packets that it needs there; None is the whole file.
+# Seconds to seek ahead of the start, so that the decoder has the packets it needs there. None: read from the start.
 _LEADS: tuple[int | None, ...] = (0, 10, None)
 
 
 def check_path(path: object) -> Path:
-    """A path from the caller, as a `Path`. Raises `InputError` for what cannot name a file."""
+    """`path` as a `Path`. Raises `InputError` if it is not a str or path, or contains NUL."""
     if not isinstance(path, str | os.PathLike) or "\0" in os.fsdecode(path):
-        raise InputError(f"{path!r} is not the path of a file; wanted a str or a path without NUL characters")
+        raise InputError(f"{path!r} is not the path of a file; expected a str or a path without NUL characters")
     return Path(os.fsdecode(path))
 
 
 class _WatchedFile(io.FileIO):
-    """A file whose reads stop at the deadline, even deep inside a parser."""
+    """A file whose reads raise after the time limit, also when a parser reads it."""
 
     watch: Watch
 
@@ -52,13 +52,14 @@ class _WatchedFile(io.FileIO):
 
 @contextlib.contextmanager
 def open_regular(path: Path, watch: Watch) -> Iterator[_WatchedFile]:
-    """Open a regular file for reading without ever waiting for another process.
+    """Open a regular file for reading; never blocks on another process.
 
-    Raises `MediaError` for a missing, unreadable, empty or too large file, and for anything that is not a regular file.
+    Raises:
+        MediaError: The file is missing, unreadable, empty, too large, or not a regular file.
     """
     try:
-        # A FIFO without a writer blocks a plain open, and some devices act on it: look first, and look again at what
-        # was opened in case the name changed hands between.
+        # Opening a FIFO without a writer blocks, and opening some devices has effects: check the path first, and
+        # check the opened file again in case the path was replaced in between.
         _check_status(path, os.stat(path), watch.limits)
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -78,23 +79,23 @@ def open_regular(path: Path, watch: Watch) -> Iterator[_WatchedFile]:
 
 def _check_status(path: Path, status: os.stat_result, limits: Limits) -> None:
     if stat.S_ISDIR(status.st_mode):
-        raise MediaError(f"{path}: is a directory; wanted a file", hint="pair_folder lists the clips of a folder")
+        raise MediaError(f"{path}: is a directory; expected a file", hint="pair_folder lists the clips of a folder")
     if not stat.S_ISREG(status.st_mode):
-        raise MediaError(f"{path}: is a pipe, socket or device; wanted a regular file", hint="copy it to a file first")
+        raise MediaError(f"{path}: is a pipe, socket or device; expected a regular file", hint="copy it to a file")
     if status.st_size == 0:
-        raise MediaError(f"{path}: is empty (0 bytes); wanted a media file", hint="copy or download it again")
+        raise MediaError(f"{path}: is empty (0 bytes); expected a media file", hint="copy or download it again")
     if status.st_size > limits.max_bytes:
         raise MediaError(
-            f"{path}: has {status.st_size} bytes; at most {limits.max_bytes} are opened",
+            f"{path}: has {status.st_size} bytes; at most {limits.max_bytes} are allowed",
             hint="cut the file, or raise Limits.max_bytes",
         )
 
 
 @contextlib.contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Turn whatever a parser or decoder raises about a file into `MediaError`.
+    """Turn exceptions of a parser or decoder into `MediaError`; a `TvltError` passes unchanged.
 
-    Broken files make the libraries raise nearly every built-in exception, so the net is wide; own errors pass.
+    Catches every `Exception`, because damaged files make the libraries raise nearly every built-in exception.
     """
     try:
         yield
@@ -105,12 +106,12 @@ def translated(path: Path) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """What an exception says, without its number and file name."""
+    """The text of an exception, without its error number and file name."""
     return str(getattr(error, "strerror", None) or error or type(error).__name__)
 
 
 def import_av() -> Any:
-    """PyAV, or `EnvironmentLackError` with the way to get it."""
+    """Import PyAV. Raises `EnvironmentLackError` with the install command if it is missing."""
     try:
         import av
     except ImportError as error:
@@ -122,7 +123,7 @@ def import_av() -> Any:
 
 
 class Source:
-    """A media file behind its limits. Each `open` or `read` starts afresh and closes what it opened."""
+    """A media file within limits. Each `open` or `read` opens the file again and closes it."""
 
     def __init__(self, path: Path, watch: Watch) -> None:
         self.path = path
@@ -131,9 +132,9 @@ class Source:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[InputContainer]:
-        """The demuxer. Raises `MediaError` for a file that is not one of `FORMATS`."""
-        # The bytes come through a Python file, so ffmpeg needs no protocol, not even "file": no demuxer can open
-        # another file or address, whatever the bytes say. ("none" is the name of no protocol.)
+        """Open the demuxer. Raises `MediaError` for a file whose format is not one of `FORMATS`."""
+        # ffmpeg reads from a Python file and needs no protocol, not even "file", so that no demuxer can open another
+        # file or address. ("none" is not the name of a protocol.)
         options = {
             "format_whitelist": ",".join(FORMATS),
             "protocol_whitelist": "none",
@@ -145,18 +146,18 @@ class Source:
             except TvltError:
                 raise
             except Exception as error:
-                found = reason(error)
+                cause = reason(error)
                 if isinstance(error, self.av.error.ArgumentError):
-                    found = "it is a playlist, a script or another format that is not opened"
+                    cause = "it is a playlist, a script or another format that is not supported"
                 raise MediaError(
-                    f"{self.path}: no video, sound or image can be read from it: {found}; wanted a whole media file",
+                    f"{self.path}: no video, sound or image can be read from it: {cause}; expected a complete file",
                     hint="check that it plays, or convert it: ffmpeg -i IN OUT.mp4 (formats: docs/how-to/media.md)",
                 ) from error
             with container:
                 yield container
 
     def streams(self, container: InputContainer, kind: str) -> list[Stream]:
-        """The streams of `kind` ("video" or "audio"), default first; cover art is not a video."""
+        """The streams of `kind` ("video" or "audio"), the default one first. Cover art does not count as video."""
         found: list[Stream] = [
             stream
             for stream in container.streams
@@ -166,16 +167,16 @@ class Source:
         return sorted(found, key=lambda stream: not int(stream.disposition) & default)
 
     def kinds(self) -> set[str]:
-        """Which of "video" and "audio" the file has streams of."""
+        """Which of "video" and "audio" the file contains."""
         with self.open() as container:
             return {kind for kind in ("video", "audio") if self.streams(container, kind)}
 
     def stream(self, container: InputContainer, kind: str) -> Stream:
-        """The stream of `kind` that is read. Raises `MediaError` when there is none that can be decoded."""
+        """The first stream of `kind` that can be decoded. Raises `MediaError` if there is none."""
         found = self.streams(container, kind)
         if not found:
-            held = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-            raise MediaError(f"{self.path}: has no {kind} stream; it holds {held}")
+            others = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+            raise MediaError(f"{self.path}: has no {kind} stream; it contains {others}")
         for stream in found:
             if stream.codec_context is not None and stream.time_base:
                 return stream
@@ -185,7 +186,7 @@ class Source:
         )
 
     def origin(self, container: InputContainer) -> Fraction:
-        """Seconds of stream time at which the file starts: its earliest stream, priming samples not counted."""
+        """Start of the earliest stream, in seconds of stream time; priming samples do not count."""
         starts = [
             stream.start_time * stream.time_base
             for kind in ("video", "audio")
@@ -194,24 +195,24 @@ class Source:
         ]
         return max(min(starts, default=Fraction(0)), Fraction(0))
 
-    def shortfall(self, container: InputContainer, stream: Stream, held: float, wanted: float) -> list[str]:
-        """A warning when the header promises more of a stream than the file holds of the `wanted` seconds."""
+    def shortfall(self, container: InputContainer, stream: Stream, actual: float, expected: float) -> list[str]:
+        """A warning if the stream ends at `actual` s, before `expected` s and before the end that its header states."""
         name = container.format.name
         if name not in _STATES_LENGTH:
             return []
         if stream.duration and stream.time_base:
-            promised = float(((stream.start_time or 0) + stream.duration) * stream.time_base - self.origin(container))
+            stated = float(((stream.start_time or 0) + stream.duration) * stream.time_base - self.origin(container))
         else:
-            promised = (container.duration or 0) / 1e6
+            stated = (container.duration or 0) / 1e6
         if name == "wav":
-            # ffmpeg takes the length from the size of the file where the two differ.
-            promised *= self._riff_size() / self.path.stat().st_size
-        if min(promised, wanted) <= held + 0.25 + 0.02 * promised:
+            # ffmpeg computes the length from the size of the file if the two differ.
+            stated *= self._riff_size() / self.path.stat().st_size
+        if min(stated, expected) <= actual + 0.25 + 0.02 * stated:
             return []
-        return [f"the header promises {promised:.2f} s; the {stream.type} ends at {held:.2f} s"]
+        return [f"the header states {stated:.2f} s; the {stream.type} ends at {actual:.2f} s"]
 
     def _riff_size(self) -> int:
-        """Bytes that a RIFF header says the file has; 0 when it was written without knowing."""
+        """Size of the file in bytes according to its RIFF header; 0 if the header leaves it open."""
         with open_regular(self.path, self.watch) as file:
             head = file.read(8)
         size = int.from_bytes(head[4:], "little")
@@ -219,9 +220,14 @@ class Source:
 
     @contextlib.contextmanager
     def read(self, kind: str, start: Fraction) -> Iterator[tuple[InputContainer, Stream, Iterator[Packet[Any]]]]:
-        """Packets of one stream, from a keyframe at or before `start` (seconds from the start of the file) onwards.
+        """Read the packets of one stream, from a keyframe at or before `start` on. Calls are repeatable.
 
-        The same arguments give the same packets each time.
+        Args:
+            kind: "video" or "audio".
+            start: Seconds from the start of the file.
+
+        Yields:
+            The container, the stream and an iterator of packets.
         """
         for lead in _LEADS:
             with self.open() as container:
@@ -236,7 +242,7 @@ class Source:
                     except self.av.error.FFmpegError:
                         continue
                     stamp = stamp_of(head[-1]) if head else None
-                    # A seek may land late, or where no keyframe follows: then start further in front.
+                    # A seek may land late, or where no keyframe follows: then start earlier.
                     if stamp is None or stamp > goal:
                         continue
                     packets = itertools.chain(head, packets)
@@ -244,7 +250,7 @@ class Source:
                 return
 
     def _packets(self, container: InputContainer, stream: Stream) -> Iterator[Packet[Any]]:
-        # The last packet that PyAV gives is its request to drain the decoder, not a part of the file.
+        # The last packet of PyAV is empty: it flushes the decoder and is not a part of the file.
         for count, packet in enumerate(container.demux(stream), start=1):
             self.watch.check_packets(count)
             if packet.size or packet.pts is not None:
@@ -261,5 +267,5 @@ def _through_keyframe(packets: Iterator[Packet[Any]]) -> list[Packet[Any]]:
 
 
 def stamp_of(packet: Packet[Any]) -> int | None:
-    """When a packet's content appears, in ticks of its stream."""
+    """Presentation time of a packet, in ticks of its stream."""
     return packet.pts if packet.pts is not None else packet.dts

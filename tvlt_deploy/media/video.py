@@ -1,4 +1,4 @@
-"""Frames of a video: one pass over the packets to know the times, one that decodes only the groups it needs."""
+"""Frames of a video: a first pass reads the times of all packets, a second decodes only what it needs."""
 
 from __future__ import annotations
 
@@ -21,10 +21,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """`frames` (T, H, W, 3) uint8 RGB, or None when none is on show in the window; `times` and `end` in seconds.
+class Frames:
+    """Frames of one window of a video or image.
 
-    `still` says that the only frame is an image and no moment of a video.
+    Attributes:
+        frames: (T, H, W, 3) uint8 RGB, or None if no frame is shown in the window.
+        times: T seconds at which the frames appear.
+        end: Second at which the video ends.
+        warnings: What was damaged or missing.
+        still: Whether the only frame is an image and not part of a video.
     """
 
     frames: npt.NDArray[np.uint8] | None
@@ -36,7 +41,7 @@ class Pictures:
 
 @dataclass
 class _Index:
-    """When each frame of the window appears. Stamps, `begin` and `end` are ticks of the stream's own clock."""
+    """When each frame of the window appears. Stamps, `begin` and `end` are ticks of the stream."""
 
     tick: Fraction
     origin: Fraction
@@ -44,7 +49,7 @@ class _Index:
     end: Fraction
     stamps: list[int] = field(default_factory=list)
     keyframes: list[tuple[int, int]] = field(default_factory=list)
-    """(stamp, place among the packets), ascending."""
+    """(stamp, index of the packet), ascending."""
     warnings: list[str] = field(default_factory=list)
 
     def seconds(self, stamp: Fraction | int) -> float:
@@ -52,32 +57,32 @@ class _Index:
         return float(stamp * self.tick - self.origin)
 
     def place(self, stamp: int) -> int:
-        """Where decoding starts for the frame that appears at `stamp`: its keyframe's place among the packets."""
-        found = bisect_right(self.keyframes, stamp, key=lambda keyframe: keyframe[0])
-        return self.keyframes[found - 1][1] if found else 0
+        """Index of the packet at which decoding starts for the frame at `stamp`: its keyframe."""
+        count = bisect_right(self.keyframes, stamp, key=lambda keyframe: keyframe[0])
+        return self.keyframes[count - 1][1] if count else 0
 
     def past(self, packet: Packet[Any]) -> bool:
-        """Whether nothing from this packet on appears before `end`: no frame appears before its decoding time."""
+        """Whether all frames from this packet on appear at `end` or later: no frame appears before it is decoded."""
         if packet.dts is not None:
             return packet.dts >= self.end
         return packet.pts is not None and packet.pts >= self.end + 1 / self.tick
 
 
-def read_pictures(source: Source, window: Window, count: int) -> Pictures:
-    """`count` frames of the part of the window that the video covers, spaced evenly as the window asks for.
+def read_frames(source: Source, window: Window, count: int) -> Frames:
+    """Read up to `count` evenly spaced frames of the part of the window that the video covers.
 
-    Raises `MediaError` when there is no video stream, or nothing in it can be decoded.
+    Raises:
+        MediaError: There is no video stream, or nothing in it can be decoded.
     """
     with translated(source.path):
         index = _index(source, window)
         begin = max(index.begin, Fraction(index.stamps[0])) if index.stamps else index.end
         if begin >= index.end:
-            return Pictures(None, (), index.seconds(index.end), tuple(index.warnings))
+            return Frames(None, (), index.seconds(index.end), tuple(index.warnings))
         whole = index.end < (index.origin + window.end) / index.tick
         chosen = window.choose(index.stamps, begin, index.end, count, whole=whole)
-        wanted = [index.stamps[at] for at in chosen]
-        picked = _decode(source, window, index, wanted)
-    return Pictures(
+        picked = _decode(source, window, index, [index.stamps[at] for at in chosen])
+    return Frames(
         picked.frames(),
         tuple(index.seconds(stamp) for stamp in picked.stamps),
         index.seconds(index.end),
@@ -114,33 +119,32 @@ def _index(source: Source, window: Window) -> _Index:
             reached_end = True
             index.warnings.append(f"the video breaks off: {reason(error)}")
         if damaged:
-            index.warnings.append(f"{damaged} damaged video packets left out")
+            index.warnings.append(f"{damaged} damaged video packets skipped")
         index.stamps = sorted(durations)
         index.keyframes.sort()
         if reached_end:
             if not durations:
                 raise MediaError(
-                    f"{source.path}: its video stream holds no intact frame", hint="the file is cut or damaged"
+                    f"{source.path}: its video stream contains no intact frame", hint="the file is cut or damaged"
                 )
             last = index.stamps[-1]
             index.end = min(index.end, Fraction(last) + (durations[last] or _spacing(index, stream)))
-            held = index.seconds(index.end)
-            index.warnings += source.shortfall(container, stream, held, float(window.end))
+            index.warnings += source.shortfall(container, stream, index.seconds(index.end), float(window.end))
         return index
 
 
 def _spacing(index: _Index, stream: Any) -> Fraction:
-    """Ticks from one frame to the next, on average."""
+    """Average ticks between frames."""
     if len(index.stamps) > 1:
         return Fraction(index.stamps[-1] - index.stamps[0], len(index.stamps) - 1)
     return 1 / (index.tick * Fraction(stream.average_rate or stream.guessed_rate or 25))
 
 
-def _decode(source: Source, window: Window, index: _Index, wanted: list[int]) -> _Picked:
-    picked = _Picked(source, wanted)
+def _decode(source: Source, window: Window, index: _Index, stamps: list[int]) -> _Picked:
+    picked = _Picked(source, stamps)
     with source.read("video", window.start) as (_, stream, packets):
         context: Any = stream.codec_context
-        # Frame threads cost a delay of several frames at each jump and were never faster.
+        # Frame threads add a delay of several frames at each seek and were not faster.
         context.thread_type = "NONE"
         context.options = {"max_pixels": str(source.watch.limits.max_pixels)}
         decoding = False
@@ -153,8 +157,8 @@ def _decode(source: Source, window: Window, index: _Index, wanted: list[int]) ->
                     decoding = False
                 continue
             decoding = True
-            # No other frame refers to the ones that this drops: the wanted ones come out the same.
-            context.skip_frame = "DEFAULT" if stamp_of(packet) in picked.wanted else "NONREF"
+            # NONREF skips frames that no other frame depends on: the chosen frames stay the same.
+            context.skip_frame = "DEFAULT" if stamp_of(packet) in picked.chosen else "NONREF"
             picked.offer(_frames(source, context, packet, picked))
         if not picked.done:
             picked.offer(_frames(source, context, None, picked))
@@ -163,7 +167,7 @@ def _decode(source: Source, window: Window, index: _Index, wanted: list[int]) ->
 
 
 def _intact(source: Source, packets: Iterable[Packet[Any]]) -> Iterable[Packet[Any]]:
-    """Packets up to where the file breaks off, which the first pass has reported."""
+    """Packets up to where the file breaks off; the first pass has already warned about it."""
     try:
         yield from packets
     except source.av.error.FFmpegError:
@@ -182,13 +186,13 @@ def _frames(source: Source, context: Any, packet: Packet[Any] | None, picked: _P
 
 
 class _Picked:
-    """The wanted frames as they come out of the decoder, turned to RGB and upright."""
+    """Collects the chosen frames from the decoder's output, as upright RGB."""
 
-    def __init__(self, source: Source, wanted: list[int]) -> None:
-        self.wanted = set(wanted)
+    def __init__(self, source: Source, chosen: list[int]) -> None:
+        self.chosen = set(chosen)
         self.stamps: list[int] = []
         self.undecoded = 0
-        self._pending = wanted[::-1]
+        self._pending = chosen[::-1]
         self._source = source
         self._reformatter = source.av.video.reformatter.VideoReformatter()
         self._previous: VideoFrame | None = None
@@ -198,16 +202,16 @@ class _Picked:
 
     @property
     def done(self) -> bool:
-        """Whether every wanted frame was settled."""
+        """Whether every chosen frame was found or replaced."""
         return not self._pending
 
     @property
     def next(self) -> int:
-        """The earliest stamp still wanted."""
+        """The earliest stamp still pending."""
         return self._pending[-1]
 
     def offer(self, frames: Iterable[VideoFrame]) -> None:
-        """Take what is wanted of some decoded frames, which come in the order of their stamps."""
+        """Keep the chosen ones of some decoded frames, which come in the order of their stamps."""
         for frame in frames:
             stamp = _stamp(frame)
             while self._pending and stamp is not None and stamp >= self._pending[-1]:
@@ -217,7 +221,7 @@ class _Picked:
             self._previous = frame
 
     def settle(self) -> None:
-        """Let the last decoded frame stand for what never came. Raises `MediaError` when there is none."""
+        """Replace frames that were not decoded by the last decoded one. Raises `MediaError` if there is none."""
         self._missing += len(self._pending)
         self._pending.clear()
         if self._frames is None and self._previous is not None:
@@ -233,7 +237,7 @@ class _Picked:
         return self._frames[: len(self.stamps)]
 
     def warnings(self) -> list[str]:
-        """What a reader of the frames should know."""
+        """Warnings about damaged, missing and scaled frames."""
         counts = {
             "packets that could not be decoded": self.undecoded,
             "chosen frames missing, replaced by the frame before": self._missing,
@@ -245,18 +249,18 @@ class _Picked:
     def _keep(self, frame: VideoFrame) -> None:
         stamp = _stamp(frame)
         if stamp is None:
-            stamp = self.stamps[-1] if self.stamps else min(self.wanted)
+            stamp = self.stamps[-1] if self.stamps else min(self.chosen)
         if stamp in self.stamps:
             return
         size = (frame.width, frame.height)
         self._size = self._size or size
         rgb = self._reformatter.reformat(frame, *self._size, format="rgb24", threads=1).to_ndarray()
-        picture = _upright(rgb, frame)
+        image = _upright(rgb, frame)
         if self._frames is None:
-            shape = (len(self.wanted), *picture.shape)
+            shape = (len(self.chosen), *image.shape)
             self._source.watch.check_decoded(int(np.prod(shape)), "frames")
             self._frames = np.empty(shape, np.uint8)
-        self._frames[len(self.stamps)] = picture
+        self._frames[len(self.stamps)] = image
         self.stamps.append(stamp)
         self._scaled += size != self._size
         self._damaged += frame.is_corrupt
@@ -266,14 +270,14 @@ def _stamp(frame: VideoFrame) -> int | None:
     return frame.pts if frame.pts is not None else frame.dts
 
 
-def _upright(picture: npt.NDArray[np.uint8], frame: VideoFrame) -> npt.NDArray[np.uint8]:
-    """Apply the display matrix: where a stored pixel goes on the screen, in quarter turns and mirrorings."""
+def _upright(image: npt.NDArray[np.uint8], frame: VideoFrame) -> npt.NDArray[np.uint8]:
+    """Apply the display matrix of the frame: rotation by multiples of 90 degrees and mirroring."""
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
-        return picture
+        return image
     # Row-major 3x3 in native 32-bit integers, (x', y') = (x, y) @ [[a, b], [c, d]]; ffmpeg libavutil/display.h.
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
     if abs(b) > abs(a):
-        picture = picture.transpose(1, 0, 2)
+        image = image.transpose(1, 0, 2)
         a, d = c, b
-    return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

@@ -1,4 +1,4 @@
-"""The one stretch of time that frames and sound are read from, and which frames stand for it."""
+"""The time window that frames and sound are read from, and the choice of frames in it."""
 
 from __future__ import annotations
 
@@ -14,82 +14,99 @@ from tvlt_deploy.errors import InputError
 from tvlt_deploy.media.limits import Limits
 
 LONGEST_SOUND = 23.77
-"""Seconds of sound that the default model takes: 2048 spectrogram rows of 512 samples at 44100 Hz."""
+"""Seconds of sound that the default model accepts: 2048 spectrogram rows of 512 samples at 44100 Hz."""
 
 _MICROSECONDS = 10**6
-_LATEST = 10**9  # seconds; some thirty years, so that ticks stay within 64 bits
+_LATEST = 10**9  # seconds; about 30 years, so that ticks fit into 64 bits
 
 
 def _seconds(name: str, value: object, *, zero: bool = False) -> Fraction:
-    """`value` to the microsecond, so that 0.12 means 3/25 and not the double just below it."""
-    wanted = "a finite number of seconds, " + ("zero or more" if zero else "more than zero")
+    """`value` rounded to microseconds, so that 0.12 is 3/25 and not the double just below it."""
+    expected = "a finite number of seconds, " + ("zero or more" if zero else "more than zero")
     if isinstance(value, bool):
-        raise InputError(f"{name} is {value!r}; wanted {wanted}")
+        raise InputError(f"{name} is {value!r}; expected {expected}")
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
-        raise InputError(f"{name} is {value!r}; wanted {wanted}") from None
+        raise InputError(f"{name} is {value!r}; expected {expected}") from None
     if not math.isfinite(number) or number < 0 or (number == 0 and not zero) or number > _LATEST:
-        raise InputError(f"{name} is {value!r}; wanted {wanted}")
+        raise InputError(f"{name} is {value!r}; expected {expected}")
     exact = Fraction(round(number * _MICROSECONDS), _MICROSECONDS)
     if not exact and not zero:
-        raise InputError(f"{name} is {value!r}; wanted at least a microsecond")
+        raise InputError(f"{name} is {value!r}; expected at least a microsecond")
     return exact
 
 
 @dataclass(frozen=True)
 class Window:
-    """Seconds [start, end) from the start of a file."""
+    """A time window [start, end), in seconds from the start of a file."""
 
     start: Fraction
     end: Fraction
     by_number: bool = False
-    """Frames are spaced evenly by their number, else by time."""
+    """Space frames evenly by their index instead of by time."""
 
     @classmethod
     def of(
         cls, start: float, duration: float | None, max_seconds: float, limits: Limits, by_number: bool = False
     ) -> Window:
-        """[start, start + min(duration, max_seconds)). Raises `InputError` for values that mean no window."""
+        """The window [start, start + min(duration, max_seconds)). Raises `InputError` for invalid values."""
         begin = _seconds("start", start, zero=True)
         length = _seconds("max_seconds", max_seconds)
         if duration is not None:
             length = min(length, _seconds("duration", duration))
         if length > limits.max_duration:
             raise InputError(
-                f"the window is {float(length):g} s long; at most {limits.max_duration:g} s are read in one call",
-                hint="ask for a shorter window, or raise Limits.max_duration",
+                f"the window is {float(length):g} s long; at most {limits.max_duration:g} s can be read in one call",
+                hint="request a shorter window, or raise Limits.max_duration",
             )
         return cls(begin, begin + length, by_number)
 
     def choose(self, stamps: Sequence[int], begin: Fraction, end: Fraction, count: int, *, whole: bool) -> list[int]:
-        """`shown` or `numbered`, as the window asks for; `whole`: the pictures end with `end`, the window does not."""
+        """Indices by `shown` or `numbered`. `whole`: the frames end at `end`, before the window does."""
         if self.by_number:
             return numbered(stamps, begin, None if whole else end, count)
         return shown(stamps, begin, end, count)
 
 
 def shown(stamps: Sequence[int], begin: Fraction, end: Fraction, count: int) -> list[int]:
-    """Indices of the frames on show at `count` times `begin + k * (end - begin) / count`, each index once.
+    """Frames shown at `count` times `begin + k * (end - begin) / count`.
 
-    `stamps` are the ascending times at which frames appear, in ticks, as are `begin` and `end`; a frame is on show
-    until the next one appears. At a constant rate the indices are `floor(k * n / count)` of the n frames on show.
+    A frame is shown until the next one appears. At a constant rate the indices are `floor(k * n / count)` of the n
+    frames in the window.
+
+    Args:
+        stamps: Ascending times at which frames appear, in ticks.
+        begin: Start of the window in ticks.
+        end: End of the window in ticks.
+        count: Number of times.
+
+    Returns:
+        Ascending indices into `stamps`, each once.
     """
     first = max(bisect_right(stamps, begin) - 1, 0)
     inside = max(bisect_left(stamps, end) - first, 1)
-    # Containers round stamps to their tick: a frame one tick late is on time, unless ticks are as long as frames.
+    # Containers round stamps to ticks: accept a frame one tick late, unless a tick is as long as a frame.
     slack = min(Fraction(1), (end - begin) / (8 * inside))
     moments = (begin + k * (end - begin) / count + slack for k in range(count))
     return sorted({max(bisect_right(stamps, moment) - 1, 0) for moment in moments})
 
 
 def numbered(stamps: Sequence[int], begin: Fraction, end: Fraction | None, count: int) -> list[int]:
-    """Indices of `count` of the frames on show from `begin` on, spaced evenly by number, each index once.
+    """`count` of the frames shown from `begin` on, spaced evenly by index.
 
-    Arguments are those of `shown`. A frame that `end` cuts does not count; where `end` is None, all do. Source:
-    zinengtang/TVLT, `RawVideoExtractor.video_to_tensor`.
+    Source: zinengtang/TVLT, `RawVideoExtractor.video_to_tensor`.
+
+    Args:
+        stamps: Ascending times at which frames appear, in ticks.
+        begin: Start of the window in ticks.
+        end: End of the window in ticks. A frame that lasts beyond it is excluded. None includes all frames.
+        count: Number of frames.
+
+    Returns:
+        Ascending indices into `stamps`, each once.
     """
-    # Behind the end some may be missing: packets come in the order of decoding.
+    # Stamps after the end may be incomplete: packets come in decoding order.
     last = len(stamps) if end is None else bisect_left(stamps, end)
     spacing = Fraction(stamps[last - 1] - stamps[0], max(last - 1, 1))
     slack = min(Fraction(1), spacing / 8)  # containers round stamps to their tick
