@@ -16,6 +16,7 @@ from tvlt_deploy import Answer, Pipeline
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import BundleError, InputError, UsageError
+from tvlt_deploy.inference import batching
 from tvlt_deploy.processors import TvltProcessor
 from tvlt_deploy.processors.masking_noise import masking_noise
 from tvlt_deploy.reference import init_checkpoint
@@ -134,7 +135,7 @@ def test_little_is_computed_for_padding(recorded: Callable[[str], tuple[Pipeline
 def test_batches_stay_within_the_memory_of_a_cpu(
     recorded: Callable[[str], tuple[Pipeline, Recorder]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(tvlt_deploy.inference.pipeline.MAX_BATCH_TOKENS, "cpu", 100)
+    monkeypatch.setitem(batching.MAX_BATCH_TOKENS, "cpu", 100)
     pipe, recorder = recorded("audio-visual-classification")
     pipe([clip(4)] * 10, [sound(7)] * 10, RATE)  # 31 tokens each
     assert [len(feeds["pixel_mask"]) for feeds in recorder.seen] == [3, 3, 3, 1]
@@ -287,7 +288,7 @@ def test_predictions_are_the_answers_to_the_outputs(pipe: Pipeline) -> None:
 
 @pytest.mark.parametrize("task", ["feature-extraction", "masked-reconstruction"])
 def test_tasks_without_labels_cannot_predict(task: str, pipe_of: Callable[[str], Pipeline]) -> None:
-    with pytest.raises(UsageError, match=rf"{task} gives arrays, not labels \(call the pipeline itself\)"):
+    with pytest.raises(UsageError, match=rf"{task} returns arrays, not labels \(call the pipeline itself\)"):
         pipe_of(task).predict(images=[clip(1)])
 
 
@@ -297,22 +298,22 @@ def test_tasks_without_labels_cannot_predict(task: str, pipe_of: Callable[[str],
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        ({}, "images and audio are both None; wanted at least one of them"),
-        ({"images": [], "audio": []}, "images and audio are empty; wanted at least one clip"),
-        ({"images": clip(2)}, r"images is a ndarray of shape \(2, 40, 48, 3\); wanted a list .* images=\[...\]"),
-        ({"audio": sound(1)}, r"audio is a ndarray of shape \(8192,\); wanted a list with one entry per clip"),
-        ({"images": "video.mp4"}, "images is a 'video.mp4'; wanted a list with one entry per clip"),
+        ({}, "images and audio are both None; expected at least one of them"),
+        ({"images": [], "audio": []}, "images and audio are empty; expected at least one clip"),
+        ({"images": clip(2)}, r"images is a ndarray of shape \(2, 40, 48, 3\); expected a list .* images=\[...\]"),
+        ({"audio": sound(1)}, r"audio is a ndarray of shape \(8192,\); expected a list with one entry per clip"),
+        ({"images": "video.mp4"}, "images is a 'video.mp4'; expected a list with one entry per clip"),
         (
             {"images": list(clip(3))},
-            r"images is a flat list of 3 frames; wanted a list of clips \(a flat list of frames is one clip: "
+            r"images is a flat list of 3 frames; expected a list of clips \(a flat list of frames is one clip: "
             r"images=\[\[frame, frame, ...\]\]",
         ),
         (
             {"images": list(clip(3)), "audio": [sound(1)]},
-            r"images has 3 entries and audio 1; wanted one of each per clip \(a flat list of frames is one clip",
+            r"images has 3 entries and audio 1; expected one of each per clip \(a flat list of frames is one clip",
         ),
-        ({"images": [clip(1)], "audio": [None, None]}, r"images has 1 entries and audio 2; .* \(None stands for"),
-        ({"images": [clip(1), None], "audio": [None, None]}, r"clip 1 has neither picture nor sound \(leave it out\)"),
+        ({"images": [clip(1)], "audio": [None, None]}, r"images has 1 entries and audio 2; .* \(use None for"),
+        ({"images": [clip(1), None], "audio": [None, None]}, r"clip 1 has neither frames nor sound \(leave it out\)"),
         ({"audio": [sound(1)], "sampling_rate": 16000}, "resampl"),
         ({"images": [clip(1), clip(2)], "audio": [sound(1), sound(0.01)]}, "^clip 1: .*81 samples; wanted .* 512"),
         ({"audio": [np.full(4000, np.nan, np.float32)]}, "NaN"),
@@ -335,7 +336,7 @@ def test_a_bundle_without_pre_processing_says_what_to_do_instead(
     bundle.update(lambda manifest: manifest["files"].pop("preprocessor_config.json"))
     with pytest.raises(
         BundleError,
-        match=r"holds no preprocessor_config.json or preprocessing.json: .* \(use tvlt_deploy.runtimes.open_run",
+        match=r"has no preprocessor_config.json or preprocessing.json: .* \(use tvlt_deploy.runtimes.open_run",
     ):
         tvlt_deploy.load(copy)
 

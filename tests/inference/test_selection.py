@@ -163,5 +163,5 @@ def test_the_command_says_what_it_tries(classification: Bundle, tmp_path: Path) 
     assert "openvino bf16: " in first.stderr
     again = CliRunner().invoke(main, [*arguments, "--threads", "1"])
     assert "openvino bf16: " not in again.stderr
-    assert "auto takes " in again.stderr
+    assert "auto uses " in again.stderr
     assert again.stdout == first.stdout

@@ -112,7 +112,7 @@ def test_the_matrix_is_that_of_one_pair_at_a_time(
     tile: int, padding: float, matching: Bundle, clips: Path, one_by_one: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tvlt_deploy.workflows.retrieve.TILE", tile)
-    monkeypatch.setattr("tvlt_deploy.inference.pipeline.MAX_PADDING", padding)
+    monkeypatch.setattr("tvlt_deploy.inference.batching.MAX_PADDING", padding)
     found, lines = score(matching, clips)
     (ranking,) = found.rankings
     assert ranking.direction == "audio-to-video"
@@ -192,9 +192,9 @@ def test_the_command_prints_what_was_found(matching: Bundle, clips: Path, one_by
 
 KILLED = """
 import os, signal, sys
-import tvlt_deploy, tvlt_deploy.inference.pipeline
+import tvlt_deploy, tvlt_deploy.inference.batching
 bundle, queries, gallery, moment = sys.argv[1:]
-tvlt_deploy.inference.pipeline.MAX_BATCH_TOKENS["cpu"] = 100
+tvlt_deploy.inference.batching.MAX_BATCH_TOKENS["cpu"] = 100
 
 def progress(line):
     if line.startswith(moment):

@@ -1,1 +1,1 @@
-"""Clips and media files to answers."""
+"""From clips and media files to answers."""

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from tvlt_deploy.errors import EnvironmentLackError, TvltError
-from tvlt_deploy.inference.pipeline import Answer, load
+from tvlt_deploy.inference.answers import Answer
+from tvlt_deploy.inference.pipeline import load
 
 ClipView = tuple[memoryview | None, tuple[int, int, int], tuple[int, int], memoryview | None, int]
 """Bytes of the frames, (frames, height, width), (bytes between frames, between rows), bytes of the samples, rate in Hz.

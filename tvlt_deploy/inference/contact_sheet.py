@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 from tvlt_deploy._internal.atomic import staged_file
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.inference.files import FileAnswer
-from tvlt_deploy.inference.pipeline import Pipeline, Prepared
+from tvlt_deploy.inference.pipeline import Pipeline
+from tvlt_deploy.inference.prepared import Prepared
 from tvlt_deploy.processors.mel import MAX_FREQUENCY, hertz_to_mel
 from tvlt_deploy.processors.processor import Processor
 

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from tvlt_deploy.errors import EnvironmentLackError, InputError, MediaError, TvltError, UsageError
-from tvlt_deploy.inference.pipeline import Answer, Pipeline, Prepared
+from tvlt_deploy.inference.answers import Answer
+from tvlt_deploy.inference.pipeline import Pipeline
+from tvlt_deploy.inference.prepared import Prepared
 from tvlt_deploy.media import SAMPLING_RATE, Clip, Limits, pair_folder, read_clip, resample
 from tvlt_deploy.media.window import LONGEST_SOUND, Window
 

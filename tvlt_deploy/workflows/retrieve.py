@@ -29,7 +29,8 @@ from tvlt_deploy.bundle import BundleLike, open_bundle
 from tvlt_deploy.bundle.cache import bundle_cache
 from tvlt_deploy.errors import EnvironmentLackError, MediaError, TvltError, UsageError, VerdictError
 from tvlt_deploy.inference.files import FileAnswer, Source, check_window, find_sources, read_source
-from tvlt_deploy.inference.pipeline import Pipeline, Prepared, load
+from tvlt_deploy.inference.pipeline import Pipeline, load
+from tvlt_deploy.inference.prepared import Prepared
 from tvlt_deploy.runtimes import DEFAULT_BACKEND, DEFAULT_DEVICE
 
 AUDIO_TO_VIDEO, VIDEO_TO_AUDIO = "audio-to-video", "video-to-audio"
