@@ -1,6 +1,6 @@
-# make demo   set everything up and run the main job: checkpoint -> bundle -> proof -> answer -> benchmark
-# make test   set everything up and pass the tests; `make test MARKERS=` includes the slow ones
-# make lint   style and types
+# make demo   install and run the main job: checkpoint -> bundle -> verification -> answer -> benchmark
+# make test   install and run the tests; `make test MARKERS=` includes the slow ones
+# make lint   style, types and import layers
 # make docs   build the documentation into build/site; a broken link, anchor or reference is an error
 
 VENV ?= .venv

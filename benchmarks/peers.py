@@ -1,11 +1,11 @@
-"""Side by side in one run: transformers 4.40.2, its plain ONNX export on ONNX Runtime and OpenVINO, and tvlt_deploy.
+"""Compare transformers 4.40.2, its plain ONNX export on ONNX Runtime and OpenVINO, and tvlt_deploy in one run.
 
     python benchmarks/peers.py [--config base|small] [--repeats N] [--threads N] [--scenario PART] [--json FILE]
         [--folder DIR]
 
-All contenders load the same seeded random weights, use the same number of threads, and take turns; both int8 models are
-calibrated on the same clips. The exit status says only whether it ran: the targets are printed beside the ratios, and
-nothing is asserted. OpenVINO's int8 peer wants `pip install nncf`; without it that peer is left out and said so.
+All contenders load the same seeded random weights, use the same number of threads and are called in turns. Both int8
+models are calibrated on the same clips. Targets are printed next to the ratios; nothing is asserted. The int8 peer on
+OpenVINO needs `pip install nncf` and is skipped with a message without it.
 """
 
 from __future__ import annotations
@@ -62,8 +62,7 @@ NAMES = {
     "pt": "transformers pt",
     "features": "transformers",
 }
-PAUSE = 0.05  # seconds between calls, so that one contender's threads have stopped spinning when the next begins
-
+PAUSE = 0.05  # seconds between calls, so that the threads of one contender stop spinning before the next starts
 IMPORT_TARGET, MEMORY_TARGET = 0.2, 1.6e9
 
 Calls = dict[str, Callable[[], np.ndarray]]
@@ -71,7 +70,7 @@ Calls = dict[str, Callable[[], np.ndarray]]
 
 @dataclass
 class Scenario:
-    """What the contenders did: seconds of each call, and how far their answers are apart at most."""
+    """Results of one scenario: seconds of each call, and the max difference of the answers."""
 
     name: str
     seconds: dict[str, list[float]]
@@ -84,14 +83,14 @@ class Scenario:
     def ratio(self, contender: str) -> float:
         return self.median(contender) / self.median(OURS)
 
-    def least_ratio(self, contender: str) -> float:
-        """Of the least times, which a busy machine lengthens last."""
+    def min_ratio(self, contender: str) -> float:
+        """Ratio of the min times, which other load on the machine affects least."""
         return min(self.seconds[contender]) / min(self.seconds[OURS])
 
 
 @dataclass
 class Results:
-    """Everything one run found."""
+    """All results of a run."""
 
     config: str
     threads: int
@@ -106,7 +105,7 @@ class Results:
 
 
 def compare(name: str, calls: Calls, repeats: int, **targets: float) -> Scenario:
-    """One unmeasured call of each, then `repeats` rounds in which each is called once, in alternating order."""
+    """Call each contender once unmeasured, then once per round for `repeats` rounds, in alternating order."""
     say(f"{name}: {', '.join(calls)}")
     answers = {contender: call() for contender, call in calls.items()}
     difference = max(float(np.abs(answer - answers[OURS]).max()) for answer in answers.values())
@@ -125,7 +124,7 @@ def compare(name: str, calls: Calls, repeats: int, **targets: float) -> Scenario
 
 
 def naive_export(model: torch.nn.Module, feeds: dict[str, np.ndarray], path: Path) -> None:
-    """The model as the exporter's manual says: one call, dynamic axes."""
+    """Export the model as the exporter's documentation describes: one call, dynamic axes."""
     axes = {
         "pixel_values": {0: "batch", 1: "frames"},
         "audio_values": {0: "batch", 2: "rows"},
@@ -149,19 +148,17 @@ def naive_export(model: torch.nn.Module, feeds: dict[str, np.ndarray], path: Pat
 
 
 def is_attention(node: openvino.Node) -> bool:
-    """Whether it multiplies two activations."""
+    """Whether a node multiplies two activations."""
 
     def constant(value: openvino.Node) -> bool:
-        kind = value.get_type_name()
-        return kind == "Constant" or (
-            kind in ("Convert", "Reshape", "Transpose") and constant(value.input_value(0).node)
-        )
+        kind, views = value.get_type_name(), ("Convert", "Reshape", "Transpose")
+        return kind == "Constant" or (kind in views and constant(value.input_value(0).node))
 
     return node.get_type_name() == "MatMul" and not any(constant(node.input_value(side).node) for side in (0, 1))
 
 
 class Peers:
-    """Every contender, ready to answer."""
+    """All contenders, loaded."""
 
     def __init__(self, folder: Path, config: TvltConfig, threads: int) -> None:
         torch.set_num_threads(threads)
@@ -192,13 +189,13 @@ class Peers:
         self.clips = clips
 
     def calibration_clips(self) -> list[dict[str, np.ndarray]]:
-        """What both int8 models are calibrated on."""
+        """Calibration clips of both int8 models."""
         config = Bundle(self.bundle).config
         sizes = [(frames, min(steps, config.time_patches)) for frames, steps in ((1, 5), (2, 27), (4, 20), (8, 54))]
         return [synthetic_clip(config, *size, 300 + index) for index, size in enumerate(sizes)]
 
     def openvino(self, model: openvino.Model, precision: str) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
-        """The model compiled as OpenVINO's manual says for one stream."""
+        """Compile the model as OpenVINO's documentation describes for one stream."""
         hints = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         threads = {"INFERENCE_NUM_THREADS": self.threads}
         request = openvino.Core().compile_model(model, "CPU", {**hints, **threads}).create_infer_request()
@@ -211,14 +208,14 @@ class Peers:
         return run
 
     def nncf(self, keep_attention: bool) -> openvino.Model | None:
-        """The plain export quantized as NNCF's manual says for a transformer; None without NNCF.
+        """Quantize the plain export as NNCF's documentation describes for a transformer. None without NNCF.
 
-        keep_attention: leave the products of two activations as they are, as ours does.
+        `keep_attention` excludes products of two activations, as tvlt_deploy does.
         """
         try:
             import nncf
         except ImportError:
-            say("nncf is not installed: its int8 model is left out")
+            say("nncf is not installed; its int8 model is skipped")
             return None
         say("quantizing the plain export with NNCF")
         model, dataset = openvino.Core().read_model(self.naive), nncf.Dataset(self.clips)
@@ -232,14 +229,14 @@ class Peers:
         )
 
     def half(self, workload: Workload) -> Calls:
-        """bf16: the plain export on OpenVINO against ours."""
+        """bf16: the plain export on OpenVINO, and tvlt_deploy."""
         feeds, eager = self.feeds(workload, "np"), self.model_only(workload)[EAGER]
         plain = self.openvino(openvino.Core().read_model(self.naive), "bf16")
         ours = tvlt_deploy.load(self.bundle, "openvino", precision="bf16", threads=self.threads).runtime
         return {EAGER: eager, OPENVINO: lambda: plain(feeds), OURS: lambda: ours.run(feeds)["logits"]}
 
     def quantized(self, workload: Workload) -> Calls:
-        """int8 on OpenVINO: the plain export quantized by hand against ours."""
+        """int8 on OpenVINO: the plain export quantized with NNCF, and tvlt_deploy."""
         feeds, eager = self.feeds(workload, "np"), self.model_only(workload)[EAGER]
         ours = tvlt_deploy.load(self.bundle, "openvino", precision="int8", threads=self.threads).runtime
         calls: Calls = {EAGER: eager, OURS: lambda: ours.run(feeds)["logits"]}
@@ -250,13 +247,13 @@ class Peers:
         return calls
 
     def quantized_onnxruntime(self, workload: Workload) -> Calls:
-        """int8 on ONNX Runtime against fp32 there, both ours."""
+        """tvlt_deploy on ONNX Runtime: fp32 and int8."""
         feeds = self.feeds(workload, "np")
         ours = tvlt_deploy.load(self.bundle, precision="int8", threads=self.threads).runtime
         return {OURS_FP32: lambda: self.ours.runtime.run(feeds)["logits"], OURS: lambda: ours.run(feeds)["logits"]}
 
     def feeds(self, workload: Workload, return_tensors: str) -> dict[str, Any]:
-        """One clip through transformers' processors."""
+        """Inputs of one clip from transformers' processors."""
         pixels = self.image_processor([list(workload.images[0])], return_tensors=return_tensors)
         sound = self.feature_extractor(list(workload.audio), sampling_rate=RATE, return_tensors=return_tensors)
         feeds = {**pixels, **sound}
@@ -265,12 +262,14 @@ class Peers:
         return feeds
 
     def padded_feeds(self, workload: Workload) -> dict[str, np.ndarray]:
-        """All clips as one batch: sound padded by transformers' extractor, frames by hand, as its processor cannot."""
+        """All clips as one batch. Frames are padded here, because transformers' image processor cannot."""
         sound = self.feature_extractor(list(workload.audio), sampling_rate=RATE, return_tensors="np")
         videos = [self.image_processor([list(clip)], return_tensors="np") for clip in workload.images]
-        most = max(video["pixel_values"].shape[1] for video in videos)
-        pixels = np.zeros((len(videos), most, *videos[0]["pixel_values"].shape[2:]), np.float32)
-        mask = np.zeros((len(videos), videos[0]["pixel_mask"].shape[1] // len(workload.images[0]) * most), np.float32)
+        longest = max(video["pixel_values"].shape[1] for video in videos)
+        pixels = np.zeros((len(videos), longest, *videos[0]["pixel_values"].shape[2:]), np.float32)
+        mask = np.zeros(
+            (len(videos), videos[0]["pixel_mask"].shape[1] // len(workload.images[0]) * longest), np.float32
+        )
         for row, video in enumerate(videos):
             pixels[row, : video["pixel_values"].shape[1]] = video["pixel_values"][0]
             mask[row, : video["pixel_mask"].shape[1]] = video["pixel_mask"][0]
@@ -310,12 +309,11 @@ class Peers:
         return {NAIVE: lambda: self.run_naive(self.padded_feeds(workload)), OURS: lambda: self.run_ours(workload)}
 
     def features(self, workload: Workload) -> Calls:
-        wave, ours = workload.audio[0], self.ours.processor.feature_extractor
+        sound = {"raw_speech": [workload.audio[0]], "sampling_rate": RATE, "return_tensors": "np"}
+        ours = self.ours.processor.feature_extractor
         return {
-            NAMES["features"]: lambda: self.feature_extractor([wave], sampling_rate=RATE, return_tensors="np")[
-                "audio_values"
-            ],
-            OURS: lambda: ours([wave], sampling_rate=RATE, return_tensors="np")["audio_values"],
+            NAMES["features"]: lambda: self.feature_extractor(**sound)["audio_values"],
+            OURS: lambda: ours(**sound)["audio_values"],
         }
 
     def images(self, workload: Workload) -> Calls:
@@ -328,17 +326,17 @@ class Peers:
 
 
 def import_time(repeats: int) -> tuple[float, bool]:
-    """Median seconds of `import tvlt_deploy` in a fresh interpreter, and whether it brings torch."""
+    """Median seconds of `import tvlt_deploy` in a new interpreter, and whether it loads torch."""
     code = (
         "import sys, time; start = time.perf_counter(); import tvlt_deploy; "
         "print(time.perf_counter() - start, 'torch' in sys.modules)"
     )
-    found = [fresh(code).split() for _ in range(max(3, repeats))]
-    return statistics.median(float(seconds) for seconds, _ in found), any(torch == "True" for _, torch in found)
+    runs = [fresh(code).split() for _ in range(max(3, repeats))]
+    return statistics.median(float(seconds) for seconds, _ in runs), any(torch == "True" for _, torch in runs)
 
 
 def peak_memory(bundle: Path, threads: int) -> int:
-    """Bytes of a fresh process that loads the bundle and answers clip10 once."""
+    """Peak bytes of a new process that loads the bundle and answers clip10 once."""
     return int(
         fresh(
             "import sys, tvlt_deploy; from tvlt_deploy.bench.memory import peak_memory; "
@@ -354,7 +352,7 @@ def peak_memory(bundle: Path, threads: int) -> int:
 
 
 def fresh(code: str, *arguments: str) -> str:
-    """What the code prints in a new interpreter."""
+    """Output of the code in a new interpreter."""
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True).stdout
 
 
@@ -398,7 +396,7 @@ def render(results: Results, console: Console) -> None:
     console.print(bystander_text(results.bystander_cores))
     console.print(", ".join(f"{name} {version}" for name, version in results.versions.items()))
     table = Table("scenario", "contender")
-    for title in ("median ms", "least ms", "ours is faster by", "by least times", "target", "answers within"):
+    for title in ("median ms", "min ms", "speedup", "speedup, min", "target", "max difference"):
         table.add_column(title, justify="right")
     for scenario in results.scenarios:
         for contender, seconds in scenario.seconds.items():
@@ -409,7 +407,7 @@ def render(results: Results, console: Console) -> None:
                 f"{1000 * scenario.median(contender):.1f}",
                 f"{1000 * min(seconds):.1f}",
                 "" if ours else f"{scenario.ratio(contender):.2f}x",
-                "" if ours else f"{scenario.least_ratio(contender):.2f}x",
+                "" if ours else f"{scenario.min_ratio(contender):.2f}x",
                 "" if target is None else f"{target:g}x",
                 f"{scenario.difference:.1e}" if ours else "",
             )
@@ -424,17 +422,17 @@ def render(results: Results, console: Console) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", choices=CONFIGS, default="base", help="base: the default model; small: a quick try")
+    parser.add_argument("--config", choices=CONFIGS, default="base", help="base: the default model; small: a quick run")
     parser.add_argument("--repeats", type=int, default=5, help="measured calls of each contender (default 5)")
-    parser.add_argument("--threads", type=int, default=machine.usable_cores(), help="of each contender")
-    parser.add_argument("--scenario", action="append", metavar="PART", help="only those named so; repeatable")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured")
+    parser.add_argument("--threads", type=int, default=machine.usable_cores(), help="threads of each contender")
     parser.add_argument(
-        "--folder", type=Path, metavar="DIR", help="keep checkpoint, bundle and export for the next run"
+        "--scenario", action="append", metavar="PART", help="only scenarios named so in part; repeatable"
     )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="keep checkpoint, bundle and export for later runs")
     options = parser.parse_args()
     if options.repeats < 1 or options.threads < 1:
-        parser.error("--repeats and --threads want at least 1")
+        parser.error("--repeats and --threads must be at least 1")
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

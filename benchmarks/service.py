@@ -1,4 +1,4 @@
-"""The example service's latency next to the call it makes: one client after the other, 1 frame and 10 s of sound.
+"""Measure the latency of the example service and of its inference call: one client, 1 frame and 10 s of sound.
 
 Usage: TVLT_ONNXRUNTIME=$(tvlt-deploy cpp --print-ort) python benchmarks/service.py PATH/TO/tvlt_service BUNDLE [CALLS]
 """
@@ -25,19 +25,19 @@ def main(service: str, bundle: str, calls: int = 30) -> None:
     ) as process:
         assert process.stdout is not None
         connection = http.client.HTTPConnection("127.0.0.1", int(process.stdout.readline().rpartition(":")[2]))
-        whole, inside = [], []
+        request, inference = [], []
         for _ in range(calls):
             start = time.perf_counter()
             connection.request("POST", f"/answer?{query}", body)
             answer = json.loads(connection.getresponse().read())
-            whole.append(1000 * (time.perf_counter() - start))
-            inside.append(answer["milliseconds"])
+            request.append(1000 * (time.perf_counter() - start))
+            inference.append(answer["milliseconds"])
         connection.close()
         process.terminate()
-    around = [a - b for a, b in zip(whole, inside, strict=True)]
+    overhead = [a - b for a, b in zip(request, inference, strict=True)]
     print(
-        f"{calls} calls, {len(body) / 1e6:.2f} MB each, medians: request {statistics.median(whole):.2f} ms, "
-        f"of it the call {statistics.median(inside):.2f} ms, the rest {statistics.median(around):.2f} ms"
+        f"{calls} calls, {len(body) / 1e6:.2f} MB each, medians: request {statistics.median(request):.2f} ms, "
+        f"inference {statistics.median(inference):.2f} ms, overhead {statistics.median(overhead):.2f} ms"
     )
 
 

@@ -1,4 +1,4 @@
-"""Render a short clip of a ball that pings each time it hits the floor: something to see and hear the tool with.
+"""Render a short clip of a bouncing ball, with a tone at each bounce, as input for the demo.
 
 Usage: python examples/bouncing_ball.py OUTPUT.mp4
 """
@@ -13,10 +13,10 @@ import numpy as np
 SECONDS, FRAME_RATE, SAMPLE_RATE = 10, 25, 44100
 WIDTH, HEIGHT, RADIUS = 640, 360, 28
 BOUNCE = 1.25
-"""Seconds from floor to floor."""
+"""Seconds between bounces."""
 
 
-def picture(time: float) -> np.ndarray:
+def frame_at(time: float) -> np.ndarray:
     """The scene at a time in seconds: (HEIGHT, WIDTH, 3) uint8."""
     rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
     scene = np.empty((HEIGHT, WIDTH, 3), np.uint8)
@@ -33,7 +33,7 @@ def picture(time: float) -> np.ndarray:
 
 
 def sound() -> np.ndarray:
-    """A ping of 880 Hz at each bounce over faint noise: (samples,) float32."""
+    """A tone of 880 Hz at each bounce over faint noise: (samples,) float32."""
     times = np.arange(SECONDS * SAMPLE_RATE) / SAMPLE_RATE
     since = times % BOUNCE
     ping = 0.5 * np.exp(-9 * since) * np.sin(2 * np.pi * 880 * since)
@@ -49,7 +49,7 @@ def render(path: Path) -> None:
         video.width, video.height, video.pix_fmt, video.bit_rate = WIDTH, HEIGHT, "yuv420p", 800_000
         audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
         for index in range(SECONDS * FRAME_RATE):
-            container.mux(video.encode(av.VideoFrame.from_ndarray(picture(index / FRAME_RATE), format="rgb24")))
+            container.mux(video.encode(av.VideoFrame.from_ndarray(frame_at(index / FRAME_RATE), format="rgb24")))
         container.mux(video.encode(None))
         samples, step = sound(), 1024
         for start in range(0, len(samples), step):

@@ -1,10 +1,10 @@
-"""Right answers, agreement and cosine of every graph and backend on held-out clips of the trained model.
+"""Measure accuracy, agreement and cosine of every graph and backend on held-out clips of the trained model.
 
     python -m benchmarks.accuracy.judge [BUNDLE ...] [--clips N] [--device D] [--json FILE]
     python -m benchmarks.accuracy.judge --prepare DIR
 
-Without bundles the trained checkpoint is exported as it is and with injected outliers, and quantized by every method.
-`--prepare` only exports, and writes calibration clips as files, for `tvlt-deploy quantize BUNDLE --clips DIR/clips`.
+Without BUNDLE, the trained checkpoint is exported unchanged and with injected outliers, and quantized by every method.
+`--prepare` only exports and writes calibration clips to files, for `tvlt-deploy quantize BUNDLE --clips DIR/clips`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ WIDTH = 180  # of the table in a file or a pipe
 
 Outputs = Mapping[str, np.ndarray]
 Model = Runtime | torch.nn.Module | Callable[[Feeds], Outputs]
-"""A runtime, a reference model, or anything that turns inputs by name into outputs by name."""
+"""A runtime, a reference model, or a function from inputs by name to outputs by name."""
 
 
 # Measurements ----------------------------------------------------------------------------------------------------
@@ -67,22 +67,22 @@ def logits_of(model: Model, clips: Clips) -> np.ndarray:
 
 
 def evaluate(model: Model, clips: Clips) -> float:
-    """Share of clips whose largest logit is that of the right class."""
+    """Share of clips whose largest logit is that of the correct class."""
     return float((logits_of(model, clips).argmax(axis=1) == clips.labels).mean())
 
 
 def top1_agreement(model: Model, reference: Model, clips: Clips) -> float:
-    """Share of clips to which both give the same class."""
+    """Share of clips for which both models predict the same class."""
     return label_agreement(logits_of(model, clips), logits_of(reference, clips), exclusive=True, tie=0.0)
 
 
 def row_cosines(model: Model, reference: Model, clips: Clips) -> np.ndarray:
-    """Cosines between the two models' hidden states of each token that is no padding, class tokens included."""
-    found, wanted = (
+    """Cosine of the two models' hidden states, for each token that is not padding, including class tokens."""
+    actual, expected = (
         np.concatenate([_valid_rows(answer(each, feeds), feeds) for feeds in clips.batches()]).astype(np.float64)
         for each in (model, reference)
     )
-    return (found * wanted).sum(axis=1) / np.linalg.norm(found, axis=1) / np.linalg.norm(wanted, axis=1)
+    return (actual * expected).sum(axis=1) / np.linalg.norm(actual, axis=1) / np.linalg.norm(expected, axis=1)
 
 
 def _valid_rows(outputs: Outputs, feeds: Feeds) -> np.ndarray:
@@ -96,7 +96,7 @@ def _valid_rows(outputs: Outputs, feeds: Feeds) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Score:
-    """One line: what ran and how right it was; None where the task has no such number, `reason` if it did not run."""
+    """One row of the table. A number that the task does not have is None; `reason` says why something did not run."""
 
     bundle: str
     backend: str
@@ -111,7 +111,7 @@ class Score:
 
 
 def measure(model: Model, reference: Model, task: str, clips: Clips) -> dict[str, float]:
-    """The numbers of `Score` that a task has."""
+    """The numbers of `Score` for a task."""
     if task == "feature-extraction":
         cosines = row_cosines(model, reference, clips)
         return {"least_cosine": float(cosines.min()), "mean_cosine": float(cosines.mean())}
@@ -119,7 +119,7 @@ def measure(model: Model, reference: Model, task: str, clips: Clips) -> dict[str
 
 
 def _targets(bundle: Bundle, device: str) -> Iterator[tuple[str, str, str | None]]:
-    """(backend, precision, form) of all that the bundle can be run as; ONNX Runtime may choose between graphs."""
+    """(backend, precision, form) of everything that the bundle can run as. ONNX Runtime has several forms."""
     for backend in BACKENDS:
         for precision in held_precisions(bundle, backend, device):
             forms = [variant.form for variant in bundle.variants if variant.precision == precision]
@@ -128,7 +128,7 @@ def _targets(bundle: Bundle, device: str) -> Iterator[tuple[str, str, str | None
 
 
 def _method(bundle: Bundle, precision: str) -> str:
-    """How a quantized precision of the bundle was calibrated."""
+    """Calibration method of a quantized precision of the bundle."""
     receipt = bundle.manifest.get("calibration")
     if precision not in QUANTIZED or not receipt:
         return ""
@@ -140,7 +140,7 @@ def judge(
 ) -> Iterator[Score]:
     """Score each graph of a bundle on each backend against the reference in fp32.
 
-    The bundle must hold its weights and be of one of `TASKS`.
+    The bundle must contain its weights and have one of `TASKS`.
     """
     name, task = name or bundle.directory.name, bundle.task.name
     reference = load_model(bundle.directory, task)
@@ -157,7 +157,7 @@ def judge(
 
 
 def judge_naive(bundle: Bundle, clips: Clips, name: str = "") -> Score:
-    """Score the simulation of the plainest int8, beside which the bundle's own is read."""
+    """Score a simulation of naive int8, as a baseline for the bundle's own."""
     reference = load_model(bundle.directory, bundle.task.name)
     naive = naive_int8(reference, make_clips("calibration", CALIBRATION_CLIPS).batches())
     numbers = measure(naive, reference, bundle.task.name, clips)
@@ -176,7 +176,7 @@ def judge_methods(bundle: Bundle, clips: Clips, device: str = "cpu", name: str =
 
 
 def prepare(directory: Path) -> list[Path]:
-    """Export the trained checkpoint, plain and with outliers, for both tasks; write calibration clips beside them.
+    """Export the trained checkpoint, plain and with outliers, for both tasks, and write calibration clips.
 
     Returns the bundles: `plain/TASK` and `outliers/TASK` below `directory`. The clips are in `clips`.
     """
@@ -196,7 +196,7 @@ def prepare(directory: Path) -> list[Path]:
 
 def _table(scores: list[Score]) -> Table:
     table = Table("bundle", "backend", "precision", "form", "method")
-    for heading in ("accuracy", "agreement", "least cosine", "mean cosine"):
+    for heading in ("accuracy", "agreement", "min cosine", "mean cosine"):
         table.add_column(heading, justify="right")
     number = lambda value: "" if value is None else f"{value:.4f}"  # noqa: E731
     for score in scores:
@@ -212,8 +212,8 @@ def main() -> None:
     parser.add_argument("bundles", nargs="*", type=Path, metavar="BUNDLE")
     parser.add_argument("--clips", type=int, default=1000, help="held-out clips (%(default)s)")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
-    parser.add_argument("--prepare", type=Path, metavar="DIR", help="only make the bundles and the calibration clips")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a file")
+    parser.add_argument("--prepare", type=Path, metavar="DIR", help="only create the bundles and the calibration clips")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.prepare:

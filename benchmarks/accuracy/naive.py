@@ -1,6 +1,6 @@
-"""The plainest int8 there is, simulated in torch: the bar that a calibrated graph has to clear.
+"""Naive int8, simulated in torch: the baseline for calibrated graphs.
 
-One symmetric scale for each activation tensor from its largest value, one for each output channel of a weight.
+One symmetric scale per activation tensor, from its max value, and one per output channel of a weight.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _rounded(values: Tensor, largest: Tensor) -> Tensor:
 
 
 def naive_int8(model: Model, batches: Iterable[dict[str, np.ndarray]]) -> Model:
-    """A copy whose linear layers take int8 inputs and weights; ranges are those of the batches, padding included."""
+    """A copy with int8 inputs and weights in its linear layers. Ranges come from the batches, including padding."""
     model = copy.deepcopy(model).eval()
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     largest = {layer: torch.zeros(()) for layer in layers}

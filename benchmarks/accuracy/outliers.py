@@ -1,4 +1,4 @@
-"""Activation outliers like those of large transformers, put into a model without changing what it computes."""
+"""Inject activation outliers like those of large transformers, without changing what the model computes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Model = TypeVar("Model", bound=PretrainedModule)
 def inject(model: Model, channels: int = 3, factor: float = 50.0, seed: int = 0) -> Model:
     """A copy in which a few channels of every encoder LayerNorm are `factor` times as large.
 
-    Gain and bias of the drawn channels grow, and the columns that read them in the next weights (query, key and value;
-    the MLP's first layer) shrink by as much, so the function stays the same up to rounding. What changes is the range
-    that the inputs of these weights span, which is what breaks one scale for a whole tensor.
+    Gain and bias of these channels are multiplied, and the matching columns of the next weights (query, key and value;
+    the first layer of the MLP) divided by `factor`, so that the function is the same up to rounding. The inputs of
+    these weights have a larger range, for which one scale per tensor is too coarse.
     """
     model = copy.deepcopy(model)
     random = np.random.default_rng(seed)

@@ -1,9 +1,9 @@
-"""A seeded audio-visual task that needs both senses.
+"""A seeded audio-visual task that needs both modalities.
 
-A clip shows a blob that leaves the middle in one of four directions and sounds a tone whose pitch follows one of four
-contours. Its label is (direction + contour) mod 4: each sense alone says nothing about it. Backgrounds, sizes, speeds,
-colours, still distractors, other tones and noise vary, as do the number of frames and the length of the sound.
-Clips are frames and waveforms; `make_clips` runs them through the package's own processors.
+The frames of a clip show a blob that moves from the centre in one of four directions. Its sound is a tone whose pitch
+follows one of four contours. The label is (direction + contour) mod 4, so one modality alone has no information about
+it. Backgrounds, sizes, speeds, colours, static distractors, other tones and noise vary, as do the number of frames and
+the length of the sound. Clips are frames and waveforms; `make_clips` runs them through the package's processors.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _FRAME_MS = 200
 
 @dataclass(frozen=True)
 class RawClip:
-    """frames (T, 32, 32, 3) uint8, waveform (samples,) int16 at 44100 Hz, and what they show and sound."""
+    """Frames (T, 32, 32, 3) uint8, waveform (samples,) int16 at 44100 Hz, and the class of each modality."""
 
     frames: np.ndarray
     waveform: np.ndarray
@@ -58,7 +58,7 @@ class RawClip:
 
     @property
     def label(self) -> int:
-        """The class that the two senses add up to."""
+        """The class of the clip."""
         return (self.seen + self.heard) % CLASSES
 
 
@@ -109,7 +109,7 @@ def _waveform(random: np.random.Generator, heard: int) -> np.ndarray:
 
 
 def raw_clip(split: str, index: int, seed: int = 0) -> RawClip:
-    """Clip number `index` of a split, the same whichever others are made. Splits and seeds share no clips."""
+    """Clip number `index` of a split, independent of other clips. Splits and seeds share no clips."""
     random = np.random.default_rng([seed, SPLITS[split], index])
     seen, heard = (int(value) for value in random.integers(CLASSES, size=2))
     return RawClip(_frames(random, seen), _waveform(random, heard), seen, heard)
@@ -117,7 +117,7 @@ def raw_clip(split: str, index: int, seed: int = 0) -> RawClip:
 
 @dataclass(frozen=True)
 class Clips:
-    """Model inputs of n clips, padded to the longest the model takes, and what they show, sound and mean: (n,) ints."""
+    """Model inputs of n clips, padded to the max size of the model, and the classes of frames and sound, (n,) ints."""
 
     feeds: Feeds
     seen: np.ndarray
@@ -137,13 +137,13 @@ class Clips:
             yield trim({name: values[start : start + size] for name, values in self.feeds.items()})
 
     def without(self, sense: str) -> Clips:
-        """The same clips with one sense, `pixel` or `audio`, masked and zeroed."""
+        """The same clips with one modality, `pixel` or `audio`, masked and zeroed."""
         gone = {name: np.zeros_like(self.feeds[name]) for name in (f"{sense}_values", f"{sense}_mask")}
         return Clips({**self.feeds, **gone}, self.seen, self.heard)
 
 
 def trim(feeds: Feeds) -> Feeds:
-    """The batch without the frames and rows that are padding in every clip; at least one of each stays."""
+    """The batch without frames and rows that are padding in every clip; at least one of each is kept."""
     per_frame, per_step = CONFIG.patches_per_frame, CONFIG.frequency_patches
     frames = max(1, int(feeds["pixel_mask"].any(axis=0).sum()) // per_frame)
     steps = max(1, int(feeds["audio_mask"].any(axis=0).sum()) // per_step)
@@ -177,9 +177,9 @@ def make_clips(split: str, count: int, seed: int = 0) -> Clips:
 
 
 def write_files(directory: Path, split: str, count: int, seed: int = 0) -> list[int]:
-    """Write the first `count` clips of a split as pairs of an animation (PNG) and a sound (WAV); their labels.
+    """Write the first `count` clips of a split as pairs of an animation (PNG) and a sound (WAV). Returns their labels.
 
-    Both formats are lossless: read back, the files give the very inputs of `make_clips`.
+    Both formats are lossless: reading the files results in the inputs of `make_clips`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     labels = []

@@ -1,4 +1,4 @@
-"""Train the judge's model from a seed, write its checkpoint and say how well it does.
+"""Train the judge's model from a seed, write its checkpoint and print its accuracy.
 
     python -m benchmarks.accuracy.train [DIRECTORY] [--seed N] [--steps N] [--sounds N]
 
@@ -25,11 +25,11 @@ from tvlt_deploy.reference import TvltForAudioVisualClassification
 BATCH = 64
 PEAK_RATE = 1e-3
 WARM_UP = 100  # steps
-MIXED = 0.4  # share of the steps of which two in three show one sense only
+MIXED = 0.4  # share of the steps in which two of three batches contain one modality only
 
 
 def draw_batch(clips: Clips, random: np.random.Generator) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
-    """Pictures and sounds drawn apart, which multiplies the clips: inputs, what is seen, what is heard."""
+    """A batch of random pairs of frames and sound, which multiplies the clips: inputs, what is seen, what is heard."""
     seen, heard = random.integers(len(clips), size=(2, BATCH))
     feeds = trim({name: values[seen if name.startswith("pixel") else heard] for name, values in clips.feeds.items()})
     tensors = {name: torch.from_numpy(values) for name, values in feeds.items()}
@@ -37,7 +37,7 @@ def draw_batch(clips: Clips, random: np.random.Generator) -> tuple[dict[str, tor
 
 
 def only(sense: str, feeds: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The batch with one patch row or frame of masked nothing in place of the other sense."""
+    """The batch with the other modality replaced by one masked frame or row of patches."""
     if sense == "pixel":
         values, mask = feeds["audio_values"][:, :, : CONFIG.audio_patch[0]], feeds["audio_mask"]
         other, count = "audio", CONFIG.frequency_patches
@@ -48,10 +48,10 @@ def only(sense: str, feeds: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def train(clips: Clips, seed: int, steps: int) -> TvltForAudioVisualClassification:
-    """A model trained on all pairings of the clips' pictures and sounds.
+    """Train a model on random pairs of frames and sounds of the clips.
 
-    Neither sense alone lowers the loss of their sum, so while training two more heads name what is seen and heard, and
-    many of the first steps show one sense only.
+    One modality alone does not lower the loss of the sum. Therefore two more heads predict what is seen and what is
+    heard during training, and many of the first steps contain one modality only.
     """
     generator = torch.Generator().manual_seed(seed)
     random = np.random.default_rng(seed)
@@ -92,7 +92,7 @@ def train(clips: Clips, seed: int, steps: int) -> TvltForAudioVisualClassificati
 
 
 def save(model: TvltForAudioVisualClassification, directory: Path) -> None:
-    """Write a checkpoint whose weights are rounded to half precision, in half the bytes."""
+    """Write a checkpoint with weights rounded to half precision, to halve its size."""
     model.save_pretrained(directory)
     file = directory / "model.safetensors"
     state = {name: tensor.half() for name, tensor in safetensors.torch.load_file(file).items()}
@@ -100,12 +100,12 @@ def save(model: TvltForAudioVisualClassification, directory: Path) -> None:
 
 
 def main() -> None:
-    """Train, write, and read back to measure."""
+    """Train, save, load and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", nargs="?", type=Path, default=CHECKPOINT)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=1800)
-    parser.add_argument("--sounds", type=int, default=7000, help="clips to draw pictures and sounds from")
+    parser.add_argument("--sounds", type=int, default=7000, help="clips to draw frames and sounds from")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"rendering {options.sounds} clips", flush=True)
