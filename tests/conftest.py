@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tvlt_deploy._internal.atomic import sha256_of
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.bundle.manifest import ONNXRUNTIME_CPU_FORM, STANDARD_FORM
 from tvlt_deploy.tasks import TASKS
@@ -111,6 +112,28 @@ def copy_of(tmp_path: Path) -> Callable[[Bundle], Path]:
         return Path(shutil.copytree(bundle.directory, tmp_path / "copy"))
 
     return copy
+
+
+@pytest.fixture
+def misfit_of(copy_of: Callable[[Bundle], Path]) -> Callable[..., Path]:
+    """(bundle, name of a weight) -> a copy whose torch weights differ from its graphs, with a manifest that fits.
+
+    It opens and passes every checksum, and its graphs miss the limits of fp32.
+    """
+
+    def alter(bundle: Bundle, name: str, shift: float = 0.5) -> Path:
+        from safetensors.numpy import load_file, save_file
+
+        copy = Bundle(copy_of(bundle))
+        path = copy.path("model.safetensors")
+        weights = load_file(path)
+        weights[name].flat[0] += shift
+        save_file(weights, path, {"format": "pt"})
+        entry = {"sha256": sha256_of(path), "size": path.stat().st_size}
+        copy.update(lambda manifest: manifest["files"]["model.safetensors"].update(entry))
+        return copy.directory
+
+    return alter
 
 
 @pytest.fixture

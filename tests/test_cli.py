@@ -273,19 +273,13 @@ def test_a_flipped_byte_exits_with_five(matching: Bundle, copy_of: Callable[[Bun
 
 
 def test_a_missed_tolerance_exits_with_three_and_says_by_how_much(
-    matching: Bundle, copy_of: Callable[[Bundle], Path], monkeypatch: pytest.MonkeyPatch
+    matching: Bundle, misfit_of: Callable[..., Path]
 ) -> None:
-    from dataclasses import replace
-
-    from tvlt_deploy.workflows import verify as parity
-
-    strict = replace(parity.TOLERANCES["fp32"], absolute_logits=1e-12)
-    monkeypatch.setattr(parity, "TOLERANCES", {**parity.TOLERANCES, "fp32": strict})
-    directory = copy_of(matching)
+    directory = misfit_of(matching, "matching_head.fc.bias")
     result = invoke("verify", directory, "-q")
     assert result.exit_code == 3, result.output
     assert "missed by" in result.stdout
-    assert "expected <= 1e-12 (missed by" in result.stderr
+    assert "difference of matching_logits: 0.5, expected <= 0.0001 (missed by 0.5)" in result.stderr
     assert "fail" in invoke("inspect", directory).stdout
 
 

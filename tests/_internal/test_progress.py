@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tvlt_deploy._internal.progress import Progress, Step, silent
+from tvlt_deploy._internal.progress import Progress, Step, counted, silent
 
 
 def test_a_step_is_its_text_with_counts() -> None:
@@ -26,3 +26,13 @@ def test_silent_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     silent("loading")
     silent(Step("clip 1/1", 0, 1))
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_loop_counts_its_items() -> None:
+    lines: list[str] = []
+    worked_on = []
+    for item in counted([7, 8], "clip", lines.append, lambda item: f"number {item}"):
+        worked_on.append((item, len(lines)))
+    assert worked_on == [(7, 1), (8, 2)]  # a line comes before its item
+    assert lines == ["clip 1/2: number 7", "clip 2/2: number 8"]
+    assert [(line.done, line.total) for line in lines if isinstance(line, Step)] == [(0, 2), (1, 2)]

@@ -19,6 +19,7 @@ from tvlt_deploy.errors import EnvironmentLackError, UsageError
 from tvlt_deploy.inference import selection as auto
 from tvlt_deploy.inference.selection import choose
 from tvlt_deploy.parity.cases import synthetic_clip
+from tvlt_deploy.tasks import TOLERANCES
 from tvlt_deploy.workflows.verify import verify
 
 PAIRS = [("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")]
@@ -31,7 +32,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def remembered(cache: Path) -> list[Path]:
+def cached(cache: Path) -> list[Path]:
     return sorted(cache.glob("tvlt-deploy/bundles/*/auto/*.json"))
 
 
@@ -40,35 +41,35 @@ def test_all_that_the_bundle_holds_is_tried_and_the_fastest_taken(classification
     assert [(tried.backend, tried.precision) for tried in choice.candidates] == PAIRS
     times = {(tried.backend, tried.precision): tried.seconds for tried in choice.candidates}
     assert times[choice.backend, choice.precision] == min(time for time in times.values() if time is not None)
-    (path,) = remembered(cache)
+    (path,) = cached(cache)
     assert path.parent.parent.name == classification.digest
     written = json.loads(path.read_text())
     assert written["candidates"] == [dataclasses.asdict(tried) for tried in choice.candidates]
     assert written["situation"]["versions"]["onnxruntime"]
 
 
-def test_a_choice_is_remembered_until_the_situation_changes(
+def test_a_choice_is_cached_until_the_situation_changes(
     classification: Bundle, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines: list[str] = []
     first = choose(classification, "cpu", threads=1, progress=lines.append)
-    assert lines[0].startswith("trying 3 ways")
+    assert lines[0].startswith("measuring 3 combinations")
     lines.clear()
     assert choose(Bundle(classification.directory), "cpu", threads=1, progress=lines.append) == first
     assert lines == []
     choose(classification, "cpu", precision="bf16", threads=1, progress=lines.append)
-    assert lines[0].startswith("trying 1 ways")
+    assert lines[0].startswith("measuring 1 combinations")
     lines.clear()
     monkeypatch.setattr("tvlt_deploy._internal.machine.cpu_model", lambda: "another processor")
     choose(classification, "cpu", precision="bf16", threads=1, progress=lines.append)
     assert len(lines) > 1
-    assert len(remembered(cache)) == 3
+    assert len(cached(cache)) == 3
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"candidates": []}', '{"candidates": [{"backend": 3}]}', "[1"])
-def test_a_memory_that_cannot_be_read_is_made_anew(text: str, classification: Bundle, cache: Path) -> None:
+def test_a_cache_that_cannot_be_read_is_written_again(text: str, classification: Bundle, cache: Path) -> None:
     choose(classification, "cpu", precision="bf16", threads=1)
-    (path,) = remembered(cache)
+    (path,) = cached(cache)
     path.write_text(text)
     assert choose(classification, "cpu", precision="bf16", threads=1).precision == "bf16"
     assert json.loads(path.read_text())["candidates"]
@@ -82,10 +83,10 @@ def test_a_home_that_cannot_be_written_costs_time_only(
     lines: list[str] = []
     choice = choose(classification, "cpu", precision="bf16", threads=1, progress=lines.append)
     assert (choice.backend, choice.precision) == ("openvino", "bf16")
-    assert lines[0].startswith("the choice cannot be remembered: ")
+    assert lines[0].startswith("the choice cannot be cached: ")
 
 
-def test_a_memory_that_cannot_be_written_costs_time_only(
+def test_a_cache_that_cannot_be_written_costs_time_only(
     classification: Bundle, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_write(*args: object) -> None:
@@ -94,21 +95,18 @@ def test_a_memory_that_cannot_be_written_costs_time_only(
     monkeypatch.setattr(auto, "write_json", no_write)
     lines: list[str] = []
     assert choose(classification, "cpu", precision="bf16", threads=1, progress=lines.append).precision == "bf16"
-    assert lines[-1] == "the choice cannot be remembered: read-only"
+    assert lines[-1] == "the choice cannot be cached: read-only"
 
 
-def test_what_misses_its_tolerance_is_never_taken(
-    classification: Bundle, monkeypatch: pytest.MonkeyPatch, cache: Path
-) -> None:
-    strict = dataclasses.replace(auto.TOLERANCES["bf16"], relative=1e-9)
-    monkeypatch.setattr(auto, "TOLERANCES", {**auto.TOLERANCES, "bf16": strict})
-    choice = choose(classification, "cpu", threads=1)
+def test_what_misses_its_tolerance_is_never_taken(classification: Bundle, cache: Path) -> None:
+    strict = {**TOLERANCES, "bf16": dataclasses.replace(TOLERANCES["bf16"], relative=1e-9)}
+    choice = choose(classification, "cpu", threads=1, tolerances=strict)
     missed = choice.candidates[2]
     assert (choice.precision, missed.seconds) == ("fp32", None)
     assert "difference / deviation of logits" in missed.why
     with pytest.raises(EnvironmentLackError, match=r"in bf16.*missed by"):
-        choose(classification, "cpu", precision="bf16", threads=1)
-    assert len(remembered(cache)) == 1
+        choose(classification, "cpu", precision="bf16", threads=1, tolerances=strict)
+    assert len(cached(cache)) == 1
 
 
 def test_a_device_that_is_not_there_is_an_error_unless_falling_back_was_allowed(classification: Bundle) -> None:
@@ -123,9 +121,9 @@ def test_without_fp32_answers_there_is_no_choice(classification: Bundle, copy_of
     manifest["variants"] = [{**manifest["variants"][0], "precision": "fp16"}]
     manifest["files"].pop("model.safetensors")
     (directory / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(EnvironmentLackError, match=r"no fp32 answers.*torch: the bundle holds no fp32"):
+    with pytest.raises(EnvironmentLackError, match=r"no fp32 outputs.*torch: the bundle contains no fp32"):
         choose(Bundle(directory), "cpu", threads=1)
-    with pytest.raises(EnvironmentLackError, match="cpu in int8: the bundle holds nothing for that"):
+    with pytest.raises(EnvironmentLackError, match="cpu in int8: the bundle contains nothing for that"):
         choose(Bundle(directory), "cpu", precision="int8")
     with pytest.raises(UsageError, match="'fp64'"):
         choose(Bundle(directory), "cpu", precision="fp64")

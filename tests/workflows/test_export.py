@@ -24,7 +24,6 @@ from tvlt_deploy.exporters import onnx
 from tvlt_deploy.processors import TvltProcessor
 from tvlt_deploy.reference import TvltForAudioVisualClassification, init_checkpoint
 from tvlt_deploy.runtimes import open_runtime
-from tvlt_deploy.workflows import verify as parity
 
 pytestmark = pytest.mark.usefixtures("classification", "traced_already")
 
@@ -276,34 +275,20 @@ def test_a_failure_leaves_the_old_bundle_and_no_trace_of_the_new(
     assert content(old.directory) == before
 
 
-def test_a_missed_tolerance_says_by_how_much_and_leaves_no_bundle(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import dataclasses
-
-    strict = dataclasses.replace(parity.TOLERANCES["fp32"], absolute_logits=0.0)
-    monkeypatch.setattr(parity, "TOLERANCES", {**parity.TOLERANCES, "fp32": strict})
-    says = (
-        r"2 of \d+ checks missed: onnxruntime cpu fp32 standard: difference of logits: \S+e-0\d, expected <= 0 "
-        r"\(missed by \S+e-0\d\); onnxruntime cpu fp32 onnxruntime-cpu: difference of logits"
-    )
-    with pytest.raises(VerdictError, match=says) as caught:
-        export(checkpoint, tmp_path / "bundle")
-    assert caught.value.exit_code == 3
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
-
-
-def test_a_graph_that_answers_otherwise_is_not_let_through(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missed_tolerance_says_by_how_much_and_leaves_no_bundle(checkpoint: Path, tmp_path: Path) -> None:
     # the graph is traced from other weights than those of the checkpoint
     model = hf.transformers.TvltForAudioVisualClassification.from_pretrained(checkpoint)
     with torch.no_grad():
         model.classifier[3].bias += 2e-3
     model.save_pretrained(checkpoint)
-    with pytest.raises(VerdictError, match=r"difference of logits: 0\.002, expected <= 0\.0001 \(missed by 0\.0019\)"):
+    says = (
+        r"\d of \d+ checks missed: onnxruntime cpu fp32 standard: .*difference of logits: 0\.002, expected <= 0\.0001 "
+        r"\(missed by 0\.0019\); onnxruntime cpu fp32 onnxruntime-cpu: .*difference of logits"
+    )
+    with pytest.raises(VerdictError, match=says) as caught:
         export(checkpoint, tmp_path / "bundle")
-    assert not (tmp_path / "bundle").exists()
+    assert caught.value.exit_code == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
 
 
 # Without weights -----------------------------------------------------------------------------------------------------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Self
+from collections.abc import Callable, Iterator, Sequence
+from typing import Self, TypeVar
+
+T = TypeVar("T")
 
 Progress = Callable[[str], None]
 """Called with one line of text at each step; a `Step` where the step is one of a known number."""
@@ -24,3 +26,20 @@ class Step(str):
 
 def silent(message: str) -> None:
     """Report nothing."""
+
+
+def counted(items: Sequence[T], label: str, progress: Progress, name: Callable[[T], str] = str) -> Iterator[T]:
+    """Report each item before it is worked on.
+
+    Args:
+        items: the items of a loop.
+        label: what the loop does, the start of each line.
+        progress: receives a `Step` such as `reading 1/3: clip.mp4` for each item.
+        name: the text for an item.
+
+    Yields:
+        The items.
+    """
+    for index, item in enumerate(items):
+        progress(Step(f"{label} {index + 1}/{len(items)}: {name(item)}", index, len(items)))
+        yield item
