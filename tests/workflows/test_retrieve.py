@@ -29,8 +29,8 @@ pytest.importorskip("av")
 
 COUNT = 12
 BOUND = 1e-5
-"""Most that company in a batch may change a logit, in standard deviations of the logits; measured: 2e-6 in batches that
-are half padding, nothing in those that a pipeline makes here."""
+"""Max change of a logit by the other clips in the batch, in standard deviations of the logits. Measured: 2e-6 in batches
+that are half padding, 0 in those that a pipeline creates here."""
 
 
 def write_picture(path: Path, seed: int) -> None:
@@ -111,7 +111,7 @@ def score(bundle: Bundle, clips: Path, **options: Any) -> tuple[Retrieval, list[
 def test_the_matrix_is_that_of_one_pair_at_a_time(
     tile: int, padding: float, matching: Bundle, clips: Path, one_by_one: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tvlt_deploy.workflows.retrieve.TILE", tile)
+    monkeypatch.setattr("tvlt_deploy.workflows.score_store.TILE", tile)
     monkeypatch.setattr("tvlt_deploy.inference.batching.MAX_PADDING", padding)
     found, lines = score(matching, clips)
     (ranking,) = found.rankings
@@ -228,7 +228,7 @@ def test_finished_scores_are_given_at_once(matching: Bundle, clips: Path, cache:
     assert sum(path.stat().st_size for path in cache.rglob("*") if path.is_file()) < 16_000  # no arrays are left
 
 
-def test_a_damaged_memory_is_made_anew(matching: Bundle, clips: Path, cache: Path) -> None:
+def test_a_damaged_cache_is_written_again(matching: Bundle, clips: Path, cache: Path) -> None:
     first, _ = score(matching, clips)
     for path in cache.rglob("*"):
         if path.suffix in (".npy", ".json"):
@@ -289,7 +289,7 @@ def test_a_clip_without_the_modality_asked_for_is_named(matching: Bundle, clips:
         "--direction", "audio-to-video", "--json", "-q",
     )  # fmt: skip
     assert result.exit_code == 5, result.output
-    assert "clip01.png: has no sound, which audio-to-video takes of it" in result.stderr
+    assert "clip01.png: has no sound, which audio-to-video needs" in result.stderr
     assert np.shape(json.loads(result.stdout)["rankings"][0]["matching_logits"]) == (1, 12)
 
 
@@ -306,7 +306,7 @@ def test_a_clip_that_one_direction_ranks_is_no_failure(matching: Bundle, clips: 
 
 def test_what_cannot_be_meant_is_a_usage_error(matching: Bundle, classification: Bundle, clips: Path) -> None:
     for bundle, gallery, text in (
-        (classification, clips / "videos", "is for audio-visual-classification; retrieval scores pairs"),
+        (classification, clips / "videos", "is for audio-visual-classification; retrieval needs audio-visual-matching"),
         (matching, clips / "sounds", "sounds find videos, and videos find sounds"),
         (matching, clips / "nowhere", "does not exist"),
     ):

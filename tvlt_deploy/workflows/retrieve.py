@@ -1,56 +1,47 @@
-"""Retrieval between sound and pictures: every pair scored by the matching head, each clip prepared once, resumable.
+"""Retrieval between sound and video: every pair is scored by the matching head.
 
-TVLT has no embedding of one modality alone: a pair's score is a pass of the whole encoder over that pair. What was
-scored is kept in the user's cache directory, under a key of everything that a score depends on.
+TVLT has no embedding of one modality alone: the score of a pair is a pass of the complete encoder over that pair. Each
+clip is prepared once. Scores are kept in the user's cache directory, so that an interrupted run can be resumed.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import hashlib
-import itertools
-import json
 import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
-from tvlt_deploy._internal.atomic import sha256_of, staged_file, write_json
-from tvlt_deploy._internal.progress import Progress, silent
-from tvlt_deploy._version import __version__
+from tvlt_deploy._internal.progress import Progress, counted, silent
 from tvlt_deploy.bundle import BundleLike, open_bundle
-from tvlt_deploy.bundle.cache import bundle_cache
-from tvlt_deploy.errors import EnvironmentLackError, MediaError, TvltError, UsageError, VerdictError
-from tvlt_deploy.inference.files import FileAnswer, Source, check_window, find_sources, read_source
+from tvlt_deploy.errors import EnvironmentLackError, MediaError, TvltError, UsageError
+from tvlt_deploy.inference.files import FileAnswer, Source, check_window, find_sources
 from tvlt_deploy.inference.pipeline import Pipeline, load
-from tvlt_deploy.inference.prepared import Prepared
 from tvlt_deploy.runtimes import DEFAULT_BACKEND, DEFAULT_DEVICE
+from tvlt_deploy.workflows.score_store import ScoreStore, StoredClip
 
 AUDIO_TO_VIDEO, VIDEO_TO_AUDIO = "audio-to-video", "video-to-audio"
 DIRECTIONS = (AUDIO_TO_VIDEO, VIDEO_TO_AUDIO)
-"""What a query gives, and what it looks for."""
+"""The modality of the queries, and that of the gallery."""
 
 RECALLS = (1, 5, 10)
-"""The k of R@k, as in the TVLT paper's retrieval tables."""
-
-TILE = 16
-"""Clips of each modality in memory at a time: some 6 MB each at the default size."""
+"""The k of R@k, as in the retrieval tables of the TVLT paper."""
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """One direction: the score of every query with every item of the gallery.
+    """The scores of one direction.
 
-    matching_logits: (queries, gallery) float32, higher is likelier a match; `scores` are its sigmoid.
+    Attributes:
+        direction: one of `DIRECTIONS`.
+        queries: the media file of each query.
+        gallery: the media file of each item of the gallery.
+        matching_logits: (queries, gallery) float32; a higher logit is a better match.
     """
 
     direction: str
@@ -60,21 +51,21 @@ class Ranking:
 
     @property
     def scores(self) -> np.ndarray:
-        """Probability that query and item match, (queries, gallery) float64."""
+        """Probability that query and item match, the sigmoid of the logits: (queries, gallery) float64."""
         probability: np.ndarray = 0.5 * (1 + np.tanh(self.matching_logits.astype(np.float64) / 2))
         return probability
 
     def top(self, count: int) -> list[list[tuple[Path, float]]]:
-        """(item, score) of the best `count` items of each query, best first."""
+        """The best `count` items of each query as (item, score), best first."""
         order = np.argsort(-self.matching_logits, axis=1, kind="stable")[:, :count]
         scores = self.scores
         return [[(self.gallery[i], float(scores[row, i])) for i in best] for row, best in enumerate(order)]
 
     @cached_property
     def ranks(self) -> tuple[int | None, ...]:
-        """For each query the place, from 1, of the best item with the query's stem; None where there is none.
+        """For each query the rank, from 1, of the best item with the same file stem; None without such an item.
 
-        An item that is not the query's and scores the same stands in front.
+        Other items with an equal score rank before it.
         """
         ranks: list[int | None] = []
         stems = np.array([item.stem for item in self.gallery])
@@ -89,21 +80,21 @@ class Ranking:
 
     @property
     def known_pairs(self) -> int:
-        """Queries whose stem the gallery has."""
+        """Number of queries with an item of the same file stem."""
         return len(self._known)
 
     @property
     def recalls(self) -> dict[int, float]:
-        """k -> share of the queries of known pair whose item is among the first k; empty when no pair is known."""
+        """k -> share of the known pairs whose rank is at most k; empty without known pairs."""
         return {k: sum(rank <= k for rank in self._known) / self.known_pairs for k in RECALLS if self._known}
 
     @property
     def median_rank(self) -> float | None:
-        """The median place of the items of known pairs."""
+        """Median rank of the known pairs; None without known pairs."""
         return float(np.median(self._known)) if self._known else None
 
     def to_dict(self, count: int) -> dict[str, Any]:
-        """For `--json`, with the best `count` items of each query."""
+        """JSON values for `--json`, with the best `count` items of each query."""
         return {
             "direction": self.direction,
             "known_pairs": self.known_pairs,
@@ -121,9 +112,13 @@ class Ranking:
 
 @dataclass(frozen=True, eq=False)
 class Retrieval:
-    """A ranking for each direction, and what was met on the way.
+    """The result of `retrieve`.
 
-    clips: how many there were. failed: those unreadable, or without the modality that a direction takes of them.
+    Attributes:
+        rankings: one for each direction.
+        clips: number of clips.
+        failed: clips that cannot be read, or that have no frames or no sound where a direction needs them.
+        warnings: what could not be read of the other clips, by media file.
     """
 
     rankings: tuple[Ranking, ...]
@@ -132,7 +127,7 @@ class Retrieval:
     warnings: Mapping[Path, tuple[str, ...]]
 
     def to_dict(self, count: int) -> dict[str, Any]:
-        """For `--json`, with the best `count` items of each query."""
+        """JSON values for `--json`, with the best `count` items of each query."""
         return {
             "rankings": [ranking.to_dict(count) for ranking in self.rankings],
             "failed": [{"media": str(item.media), "error": str(item.error)} for item in self.failed],
@@ -154,35 +149,72 @@ def retrieve(
     trust_engine: str | None = None,
     progress: Progress = silent,
 ) -> Retrieval:
-    """Score every query with every item of the gallery by the matching head of an `audio-visual-matching` bundle.
+    """Score every query with every item of the gallery.
 
-    queries, gallery: a folder (equal stems pair up), a media file, or several of them; they may be the same.
-    directions: of `DIRECTIONS`: `audio-to-video` takes the sound of the queries and the pictures of the gallery,
-        `video-to-audio` the other way round. Default: all that the clips allow.
-    start, duration: the window of every file, in seconds.
-    backend, device, precision, threads, trust_engine: as of `tvlt_deploy.load`.
-    progress: called with a line of text at each step.
+    Called again with the same bundle, files and settings, an interrupted run is resumed, and the scores of a finished
+    run are read from the cache. A score is the sigmoid of the matching logit, as in the MSRVTT retrieval of TVLT (Tang
+    et al., 2022).
 
-    An unreadable clip is left out and listed. Called again with the same bundle, files and settings, it goes on where
-    it was stopped, however that was, and gives the finished scores at once. Raises `UsageError` for a bundle of
-    another task and for clips that allow no direction, `VerdictError` for a score that is not finite, and as `load`
-    does. Source: TVLT (Tang et al., 2022), MSRVTT retrieval: sigmoid of the matching score of every pair.
+    Args:
+        bundle: a bundle for `audio-visual-matching`, or its directory.
+        queries: a folder (files of equal stems form a clip), a media file, or several of them.
+        gallery: in the same way; it may be the same as the queries.
+        directions: `audio-to-video` (sound of the queries, frames of the gallery), `video-to-audio`, or both. By
+            default all that the clips allow.
+        start: start of the window of each file, in seconds.
+        duration: length of that window in seconds; by default as much as the model accepts.
+        backend: as of `tvlt_deploy.load`.
+        device: as of `tvlt_deploy.load`.
+        precision: as of `tvlt_deploy.load`.
+        threads: as of `tvlt_deploy.load`.
+        trust_engine: as of `tvlt_deploy.load`.
+        progress: called with a line of text at each step.
+
+    Returns:
+        A ranking for each direction. A clip that cannot be read is left out and listed in `failed`.
+
+    Raises:
+        UsageError: the bundle is for another task, or the clips allow no direction.
+        VerdictError: a score is not finite.
+        TvltError: as `tvlt_deploy.load`.
     """
     for direction in directions:
         if direction not in DIRECTIONS:
-            raise UsageError(f"direction is {direction!r}; wanted one of {', '.join(DIRECTIONS)}")
+            raise UsageError(f"direction is {direction!r}; expected one of {', '.join(DIRECTIONS)}")
     check_window(start, duration)
     sources = [find_sources([paths] if isinstance(paths, str | os.PathLike) else paths) for paths in (queries, gallery)]
     opened = open_bundle(bundle)
     if opened.task.name != "audio-visual-matching":
         raise UsageError(
-            f"{opened.directory} is for {opened.task.name}; retrieval scores pairs with audio-visual-matching",
+            f"{opened.directory} is for {opened.task.name}; retrieval needs audio-visual-matching",
             hint="export the checkpoint with --task audio-visual-matching",
         )
     progress("opening the bundle")
     options: dict[str, Any] = {"threads": threads, "trust_engine": trust_engine, "progress": progress}
     with load(opened, backend, device, precision, **options) as pipeline:
         return _retrieve(pipeline, sources[0], sources[1], directions, {"start": start, "duration": duration}, progress)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The clips that one direction ranks, by index, and an error for each clip without the modality it needs."""
+
+    direction: str
+    queries: list[int]
+    gallery: list[int]
+    failed: dict[int, TvltError]
+
+    @property
+    def pairs(self) -> tuple[np.ndarray, ...]:
+        """Where the pairs are in a table (clip of the frames, clip of the sound)."""
+        sides = self.queries, self.gallery
+        return np.ix_(*(sides[::-1] if self.direction == AUDIO_TO_VIDEO else sides))
+
+    def ranking(self, sources: Sequence[Source], table: np.ndarray) -> Ranking:
+        """The ranking by a table of logits (clip of the frames, clip of the sound)."""
+        logits = table[self.pairs]
+        queries, gallery = (tuple(sources[index][0] for index in side) for side in (self.queries, self.gallery))
+        return Ranking(self.direction, queries, gallery, logits.T if self.direction == AUDIO_TO_VIDEO else logits)
 
 
 def _retrieve(
@@ -193,203 +225,57 @@ def _retrieve(
     window: Mapping[str, Any],
     progress: Progress,
 ) -> Retrieval:
-    with _Store.open(pipeline, [*queries, *gallery], window, progress) as store:
-        clips: dict[int, _Clip] = {}
-        failed: dict[Source, TvltError] = {}
-        for index, source in enumerate(_announced(store.sources, "reading", progress)):
-            try:
-                clips[index] = store.describe(source)
-            except EnvironmentLackError:
-                raise
-            except TvltError as error:
-                failed[source] = error
-        with_sound = {index for index, clip in clips.items() if clip.has_sound}
-        with_picture = {index for index, clip in clips.items() if clip.has_picture}
-        asked, items = ([store.sources.index(source) for source in side] for side in (queries, gallery))
-        takes = {AUDIO_TO_VIDEO: (with_sound, with_picture), VIDEO_TO_AUDIO: (with_picture, with_sound)}
-        possible = [
-            name for name in DIRECTIONS if takes[name][0].intersection(asked) and takes[name][1].intersection(items)
-        ]
-        if clips and not (directions or possible):
+    with ScoreStore.open(pipeline, [*queries, *gallery], window, progress) as store:
+        sources = store.sources
+        clips, failed = _describe(store, progress)
+        sides = [[sources.index(source) for source in side] for side in (queries, gallery)]
+        plans = [_plan(direction, sources, clips, *sides) for direction in directions or DIRECTIONS]
+        if not directions:
+            plans = [plan for plan in plans if plan.queries and plan.gallery]
+        if clips and not plans:
             raise UsageError(
-                "no query has sound where the gallery has pictures, nor pictures where it has sound",
+                "no query has sound where the gallery has frames, nor frames where it has sound",
                 hint="sounds find videos, and videos find sounds",
             )
-        needed = np.zeros((len(store.sources), len(store.sources)), bool)
-        sides = {}
-        lacking: dict[Source, TvltError] = {}
-        for direction in directions or possible:
-            for side, useful in zip((asked, items), takes[direction], strict=True):
-                kind = "sound" if useful is with_sound else "pictures"
-                for index in side:
-                    if index in clips and index not in useful:
-                        source = store.sources[index]
-                        lacking[source] = MediaError(f"{source[0]}: has no {kind}, which {direction} takes of it")
-            ours, theirs = ([i for i in side if i in useful]
-                            for side, useful in zip((asked, items), takes[direction], strict=True))  # fmt: skip
-            sides[direction] = ours, theirs
-            needed[np.ix_(*((theirs, ours) if direction == AUDIO_TO_VIDEO else (ours, theirs)))] = True
-        ranked = {store.sources[index] for both in sides.values() for side in both for index in side}
-        failed |= {source: error for source, error in lacking.items() if directions or source not in ranked}
-        logits = store.scores(needed, clips, progress)
-    rankings = [
-        Ranking(
-            direction,
-            tuple(store.sources[i][0] for i in ours),
-            tuple(store.sources[i][0] for i in theirs),
-            logits[np.ix_(theirs, ours)].T if direction == AUDIO_TO_VIDEO else logits[np.ix_(ours, theirs)],
-        )
-        for direction, (ours, theirs) in sides.items()
-    ]
+        ranked = {index for plan in plans for index in (*plan.queries, *plan.gallery)}
+        needed = np.zeros((len(sources), len(sources)), bool)
+        for plan in plans:
+            failed |= {index: error for index, error in plan.failed.items() if directions or index not in ranked}
+            needed[plan.pairs] = True
+        table = store.scores(needed, clips, progress)
     return Retrieval(
-        tuple(rankings),
-        len(store.sources),
-        tuple(FileAnswer(*source, error=error) for source, error in failed.items()),
-        {store.sources[index][0]: clip.warnings for index, clip in clips.items() if clip.warnings},
+        tuple(plan.ranking(sources, table) for plan in plans),
+        len(sources),
+        tuple(FileAnswer(*sources[index], error=error) for index, error in failed.items()),
+        {sources[index][0]: clip.warnings for index, clip in clips.items() if clip.warnings},
     )
 
 
-@dataclass(frozen=True)
-class _Clip:
-    """What has to be known of a clip without its arrays."""
-
-    frames: int
-    rows: int
-    has_picture: bool
-    has_sound: bool
-    warnings: tuple[str, ...]
-
-
-def _announced(sources: Sequence[Source], verb: str, progress: Progress) -> Iterator[Source]:
-    for count, source in enumerate(sources, 1):
-        progress(f"{verb} {count}/{len(sources)} {source[0].name}")
-        yield source
-
-
-def _identity(source: Source) -> str:
-    """A clip by the content of its files; one that cannot be read is known by its name, and fails when it is read."""
-    try:
-        parts = [sha256_of(path) if path.is_file() else str(path) for path in source if path is not None]
-    except OSError:
-        parts = [str(path) for path in source]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _tiles(indices: list[int]) -> list[list[int]]:
-    return [indices[start : start + TILE] for start in range(0, len(indices), TILE)]
-
-
-class _Store:
-    """The prepared clips and the scores of one retrieval, in a directory of the user's cache.
-
-    sources: the clips, each once. Prepared arrays are kept until all pairs are scored, what is known of each clip and
-    the scores for good. Files appear whole; a score is four aligned bytes of one file that is never resized, either
-    written or still NaN, so a process may end at any moment.
-    """
-
-    def __init__(
-        self, directory: Path, pipeline: Pipeline, identities: dict[Source, str], window: Mapping[str, Any]
-    ) -> None:
-        self.directory, self.pipeline, self.window = directory, pipeline, window
-        self.identities, self.sources = identities, list(identities)
-
-    @classmethod
-    @contextlib.contextmanager
-    def open(
-        cls, pipeline: Pipeline, sources: Sequence[Source], window: Mapping[str, Any], progress: Progress
-    ) -> Iterator[_Store]:
-        """The store of exactly these clips, this bundle and these settings, locked against other processes."""
-        distinct = list(dict.fromkeys(sources))
-        identities = {source: _identity(source) for source in _announced(distinct, "hashing", progress)}
-        runtime = pipeline.runtime
-        key = {
-            "tvlt_deploy": __version__,
-            "runtime": [runtime.backend, runtime.device, runtime.precision, getattr(runtime, "path", None)],
-            "window": window,
-            "clips": list(identities.values()),
-        }
-        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        directory = bundle_cache(pipeline.bundle, "retrieval", name)
-        descriptor = os.open(directory, os.O_RDONLY)
+def _describe(store: ScoreStore, progress: Progress) -> tuple[dict[int, StoredClip], dict[int, TvltError]]:
+    """The clips that can be read, and the errors of the others, by index."""
+    clips: dict[int, StoredClip] = {}
+    failed: dict[int, TvltError] = {}
+    for index, source in enumerate(counted(store.sources, "reading", progress, lambda source: source[0].name)):
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                progress("waiting for another process that scores the same pairs")
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield cls(directory, pipeline, identities, window)
-        finally:
-            os.close(descriptor)
+            clips[index] = store.describe(source)
+        except EnvironmentLackError:
+            raise
+        except TvltError as error:
+            failed[index] = error
+    return clips, failed
 
-    def describe(self, source: Source) -> _Clip:
-        """What there is to know of a clip, which is read and prepared when it never was. Raises why it cannot be."""
-        path = self.directory / f"{self.identities[source]}.json"
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # absent, or damaged since
-            values = json.loads(path.read_text(encoding="utf-8"))
-            return _Clip(**{**values, "warnings": tuple(values["warnings"])})
-        prepared, warnings = self._read(source)
-        clip = _Clip(prepared.frames, prepared.rows, prepared.has_picture, prepared.has_sound, warnings)
-        write_json(path, vars(clip))
-        return clip
 
-    def prepared(self, source: Source) -> Prepared:
-        """The arrays of a clip that `describe` could read."""
-        damaged = contextlib.suppress(OSError, ValueError, TypeError, EOFError, BadZipFile)  # or absent
-        with damaged, np.load(self._arrays(source)) as arrays:
-            return Prepared(**{name: value if value.ndim else value.item() for name, value in arrays.items()})
-        return self._read(source)[0]
-
-    def _arrays(self, source: Source) -> Path:
-        return self.directory / "clips" / f"{self.identities[source]}.npz"
-
-    def _read(self, source: Source) -> tuple[Prepared, tuple[str, ...]]:
-        read = read_source(self.pipeline, source, **self.window)
-        if read.error is not None:
-            raise read.error
-        assert read.prepared is not None
-        with staged_file(self._arrays(source)) as temporary, open(temporary, "wb") as handle:
-            np.savez(handle, **vars(read.prepared))
-        return read.prepared, read.warnings
-
-    def _table(self, size: int) -> np.memmap[Any, Any]:
-        """The logits (size, size) by index of the pictures' and of the sound's clip; NaN is not scored yet."""
-        path = self.directory / "logits.npy"
-        with contextlib.suppress(OSError, ValueError):  # absent, or damaged since
-            table = np.lib.format.open_memmap(path, mode="r+")
-            if table.shape == (size, size) and table.dtype == np.float32:
-                return table
-        with staged_file(path) as temporary, open(temporary, "wb") as handle:
-            np.save(handle, np.full((size, size), np.nan, np.float32))
-        return np.lib.format.open_memmap(path, mode="r+")
-
-    def scores(self, needed: np.ndarray, clips: Mapping[int, _Clip], progress: Progress) -> np.ndarray:
-        """The logits with every pair of `needed` (pictures, sound) scored, those of earlier calls as they were.
-
-        Tiles of clips of similar length go through the pipeline's batches, so that little padding is computed and
-        memory is that of one tile.
-        """
-        logits = self._table(len(needed))
-        done, total = int((needed & ~np.isnan(logits)).sum()), int(needed.sum())
-        if done:
-            progress(f"{done}/{total} pairs were scored before")
-        pictures = sorted(map(int, np.flatnonzero(needed.any(axis=1))), key=lambda index: clips[index].frames)
-        sounds = sorted(map(int, np.flatnonzero(needed.any(axis=0))), key=lambda index: clips[index].rows)
-        for tile in itertools.product(_tiles(pictures), _tiles(sounds)):
-            pairs = [(p, s) for p, s in itertools.product(*tile) if needed[p, s] and np.isnan(logits[p, s])]
-            if not pairs:
-                continue
-            loaded = {index: self.prepared(self.sources[index]) for index in {i for pair in pairs for i in pair}}
-            joined = [loaded[p].with_sound_of(loaded[s]) for p, s in pairs]
-            for place, outputs in self.pipeline.outputs(joined):
-                p, s = pairs[place]
-                value = float(outputs["matching_logits"][0])
-                if not np.isfinite(value):
-                    names = f"the pictures of {self.sources[p][0]} and the sound of {self.sources[s][0]}"
-                    raise VerdictError(f"the matching logit of {names} is {value}; wanted a finite number")
-                logits[p, s] = value
-                done += 1
-                if done * 100 // total > (done - 1) * 100 // total:
-                    progress(f"{done}/{total} pairs")
-            logits.flush()
-        shutil.rmtree(self.directory / "clips", ignore_errors=True)
-        return np.array(logits)
+def _plan(
+    direction: str, sources: Sequence[Source], clips: Mapping[int, StoredClip], queries: list[int], gallery: list[int]
+) -> _Plan:
+    """Divide the clips of one direction into those that have the modality it needs and those that do not."""
+    needs = ("sound", "frames") if direction == AUDIO_TO_VIDEO else ("frames", "sound")
+    ranked: list[list[int]] = []
+    failed: dict[int, TvltError] = {}
+    for modality, side in zip(needs, (queries, gallery), strict=True):
+        useful = {i for i, clip in clips.items() if (clip.has_sound if modality == "sound" else clip.has_picture)}
+        ranked.append([index for index in side if index in useful])
+        for index in side:
+            if index in clips and index not in useful:
+                failed[index] = MediaError(f"{sources[index][0]}: has no {modality}, which {direction} needs")
+    return _Plan(direction, ranked[0], ranked[1], failed)
