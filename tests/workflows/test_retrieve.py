@@ -29,8 +29,8 @@ pytest.importorskip("av")
 
 COUNT = 12
 BOUND = 1e-5
-"""Max change of a logit by the other clips in the batch, in standard deviations of the logits. Measured: 2e-6 in a batch
-that is half padding, 0 in those that a pipeline creates here."""
+"""Max change of a logit by the other clips in the batch, in standard deviations of the logits. Measured: 2e-6 in a
+batch that is half padding, 0 in those that a pipeline creates here."""
 
 
 def write_picture(path: Path, seed: int) -> None:
