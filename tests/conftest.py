@@ -1,6 +1,6 @@
-"""Tiny checkpoints written by transformers and the bundles exported from them, made once per session.
+"""Tiny checkpoints written by transformers and the bundles exported from them, created once per session.
 
-Session bundles are read only by agreement; a test that alters one takes `copy_of(bundle)`.
+Do not change bundles of the session; a test that changes one uses `copy_of(bundle)`.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ FORMS = (STANDARD_FORM, ONNXRUNTIME_CPU_FORM)
 @pytest.fixture(scope="session")
 def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """(architecture, configuration changes) -> a directory that transformers wrote, every parameter random."""
-    made: dict[str, Path] = {}
+    cache: dict[str, Path] = {}
 
     def make(architecture: str, **changes: Any) -> Path:
         from tests.reference import hf
 
         key = json.dumps([architecture, changes], sort_keys=True)
-        if key not in made:
+        if key not in cache:
             model = getattr(hf.transformers, architecture)(hf.hf_config(**{**SMALL, **changes}))
             hf.randomise(model)
-            made[key] = tmp_path_factory.mktemp("checkpoint")
-            model.save_pretrained(made[key])
-        return made[key]
+            cache[key] = tmp_path_factory.mktemp("checkpoint")
+            model.save_pretrained(cache[key])
+        return cache[key]
 
     return make
 
@@ -52,16 +52,16 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pat
 @pytest.fixture(scope="session")
 def bundle_of(checkpoint_of: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
     """(task, configuration changes) -> a bundle that was exported and verified."""
-    made: dict[str, Bundle] = {}
+    cache: dict[str, Bundle] = {}
 
     def make(task: str, **changes: Any) -> Bundle:
         from tvlt_deploy import export
 
         key = json.dumps([task, changes], sort_keys=True)
-        if key not in made:
+        if key not in cache:
             checkpoint = checkpoint_of(TASKS[task].architecture, **changes)
-            made[key] = export(checkpoint, tmp_path_factory.mktemp("bundle") / "bundle", task=task)
-        return made[key]
+            cache[key] = export(checkpoint, tmp_path_factory.mktemp("bundle") / "bundle", task=task)
+        return cache[key]
 
     return make
 

@@ -42,8 +42,8 @@ def test_we_read_what_transformers_wrote(theirs: Any, changes: dict[str, Any], t
     config.save_pretrained(tmp_path)
     ours = TvltConfig.from_pretrained(tmp_path)
     assert ours == TvltConfig.from_pretrained(tmp_path / "config.json")
-    wanted = json.loads(json.dumps(config.to_dict()))
-    assert known(ours.to_dict()) == known(wanted)
+    expected = json.loads(json.dumps(config.to_dict()))
+    assert known(ours.to_dict()) == known(expected)
     assert ours.num_labels == config.num_labels
 
 

@@ -114,10 +114,10 @@ def _singles(clips: Clips) -> list[Clips]:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_outliers_keep_the_function(model, clips, seed):
-    wanted = logits_of(model, clips)
-    found = logits_of(inject(model, seed=seed), clips)
+    expected = logits_of(model, clips)
+    actual = logits_of(inject(model, seed=seed), clips)
     assert not torch.equal(inject(model).tvlt.encoder.layer[0].layernorm_before.weight, _first_gain(model))
-    assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
+    assert np.abs(actual - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def _first_gain(model: TvltForAudioVisualClassification) -> torch.Tensor:

@@ -62,8 +62,8 @@ EXIT_CODES = {
 
 @pytest.mark.parametrize("module", CONTRACT)
 def test_names_that_users_rely_on_resolve(module: str) -> None:
-    found = importlib.import_module(module)
-    assert [name for name in CONTRACT[module] if not hasattr(found, name)] == []
+    resolved = importlib.import_module(module)
+    assert [name for name in CONTRACT[module] if not hasattr(resolved, name)] == []
 
 
 def test_tasks_backends_and_precisions_keep_their_names() -> None:

@@ -1,4 +1,4 @@
-"""What transformers 4.40.2 answers to the feeds of a runtime, and feeds of many shapes and masks."""
+"""Outputs of transformers 4.40.2 for the feeds of a runtime, and feeds of many shapes and masks."""
 
 from __future__ import annotations
 
@@ -129,11 +129,11 @@ def _hf_reconstruction(model: Any, tensors: dict[str, torch.Tensor]) -> dict[str
     }
 
 
-def assert_close(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> None:
+def assert_close(actual: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
     """Every output within 1e-4 (logits), 1e-3 (hidden states and pixels) or exactly (which patches were hidden)."""
-    assert list(found) == list(wanted)
-    for name, values in found.items():
+    assert list(actual) == list(expected)
+    for name, values in actual.items():
         exact, logits = name.endswith("_label_mask"), name in ("logits", "matching_logits")
         limit = 0 if exact else 1e-4 if logits else 1e-3
         assert values.dtype == np.float32
-        np.testing.assert_allclose(values, wanted[name], rtol=0, atol=limit, err_msg=name)
+        np.testing.assert_allclose(values, expected[name], rtol=0, atol=limit, err_msg=name)

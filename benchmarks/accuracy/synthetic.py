@@ -22,7 +22,6 @@ from tvlt_deploy.processors import TvltProcessor
 Feeds = dict[str, np.ndarray]
 
 DIRECTIONS = ("right", "left", "down", "up")
-CONTOURS = ("rising", "falling", "arch", "valley")
 CLASSES = len(DIRECTIONS)
 SPLITS = {"train": 0, "held-out": 1, "calibration": 2}
 RATE = 44100
@@ -96,7 +95,7 @@ def _waveform(random: np.random.Generator, heard: int) -> np.ndarray:
     rows = int(random.integers(_SHORTEST, _LONGEST + 1))
     seconds = np.arange(rows * 512) / RATE
     times = np.linspace(-1, 1, len(seconds), dtype=np.float32)
-    contour = (times, -times, 1 - 2 * times**2, 2 * times**2 - 1)[heard]
+    contour = (times, -times, 1 - 2 * times**2, 2 * times**2 - 1)[heard]  # rising, falling, arch, valley
     middle, depth, overtone, other = random.uniform((np.log2(900), 0.25, 0, 0), (np.log2(3200), 0.8, 0.5, 0.8))
     octaves = np.float32(depth) * contour + 0.03 * _tone(random.uniform(3, 9), seconds)
     pitch = np.exp2(np.float32(middle) + octaves)

@@ -21,10 +21,10 @@ def test_windows_are_exact_to_the_sample(tmp_path, suffix, codec):
     for start, duration in ((0.0, None), (1.0, 0.5), (2.34567, 1.23456), (4.5, 3.0), (0.00001, 0.001)):
         clip = read_audio(path, start=start, duration=duration)
         begin = round(start * 44100)
-        wanted = sound[begin : begin + (len(sound) if duration is None else round(duration * 44100))]
+        expected = sound[begin : begin + (len(sound) if duration is None else round(duration * 44100))]
         assert clip.waveform.dtype == np.float32
-        np.testing.assert_array_equal(clip.waveform, (wanted / FULL_SCALE).astype(np.float32))
-        assert clip.duration == pytest.approx(len(wanted) / 44100, abs=2e-5)
+        np.testing.assert_array_equal(clip.waveform, (expected / FULL_SCALE).astype(np.float32))
+        assert clip.duration == pytest.approx(len(expected) / 44100, abs=2e-5)
         assert clip.frames is None
         assert clip.frame_times == ()
 

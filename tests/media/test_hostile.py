@@ -175,13 +175,13 @@ def test_a_file_cannot_open_another(good, tmp_path, name):
 
 
 def test_no_file_is_opened_even_where_a_playlist_format_is_let_through(good, tmp_path, monkeypatch):
-    """Two walls stand in front of other files: the list of formats, and that no protocol is allowed."""
+    """Two checks protect other files: the list of formats, and that no protocol is allowed."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "secret.mp4").write_bytes(good.read_bytes())
     path = tmp_path / "concat.mp4"
     path.write_text("ffconcat version 1.0\nfile secret.mp4\n")
     with av.open(str(path)) as container:
-        assert container.streams.video, "the script works where nothing stands in the way"
+        assert container.streams.video, "the script works without these checks"
     monkeypatch.setattr(source_module, "FORMATS", (*source_module.FORMATS, "concat"))
     refused(path, "no video, sound or image can be read")
 

@@ -39,9 +39,9 @@ def test_exif_orientation(tmp_path, orientation):
     exif[0x0112] = orientation
     path = tmp_path / "phone.jpg"
     stored.save(path, exif=exif, quality=95, subsampling=0)
-    found = read_image(path)
-    assert found.shape == (40, 60, 3)
-    assert np.abs(found.astype(int) - picture()).mean() < 4
+    actual = read_image(path)
+    assert actual.shape == (40, 60, 3)
+    assert np.abs(actual.astype(int) - picture()).mean() < 4
 
 
 def test_modes(tmp_path):

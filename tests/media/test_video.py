@@ -25,11 +25,11 @@ CODECS = {
 
 
 def every_frame(path) -> dict[float, np.ndarray]:
-    """Independent of the code under test: the whole file decoded, by presentation time from its first frame."""
+    """Independent of the code under test: the complete file decoded, by presentation time from its first frame."""
     with av.open(str(path)) as container:
-        found = {float(item.time): item.to_ndarray(format="rgb24") for item in container.decode(video=0)}
-    first = min(found)
-    return {round(time - first, 3): picture for time, picture in found.items()}
+        frames = {float(item.time): item.to_ndarray(format="rgb24") for item in container.decode(video=0)}
+    first = min(frames)
+    return {round(time - first, 3): picture for time, picture in frames.items()}
 
 
 @pytest.mark.parametrize("suffix", CODECS)
@@ -44,13 +44,13 @@ def test_frames_are_those_of_a_full_decode(tmp_path, suffix):
             np.testing.assert_array_equal(picture, truth[round(time, 3)])
 
 
-@pytest.mark.parametrize(("count", "wanted"), [(60, 8), (60, 7), (10, 8), (8, 8), (100, 10), (30, 1)])
+@pytest.mark.parametrize(("count", "requested"), [(60, 8), (60, 7), (10, 8), (8, 8), (100, 10), (30, 1)])
 @pytest.mark.parametrize("rate", [25, 30])
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
-def test_constant_rate_gives_the_indices_of_linspace(tmp_path, count, wanted, rate, suffix):
+def test_constant_rate_gives_the_indices_of_linspace(tmp_path, count, requested, rate, suffix):
     path = write(tmp_path / f"clip.{suffix}", steady(count, rate), rate=rate, options={"preset": "ultrafast"})
-    clip = read_video(path, frames=wanted)
-    expected = [index * count // wanted for index in range(wanted)]
+    clip = read_video(path, frames=requested)
+    expected = [index * count // requested for index in range(requested)]
     assert numbers(clip.frames) == expected
     np.testing.assert_allclose(clip.frame_times, [index / rate for index in expected], atol=6e-4)
 
@@ -61,8 +61,8 @@ def test_frames_by_number_are_those_of_the_original_code(tmp_path, suffix):
     windows = golden["frame_sampling_timestamp_dataset"]
     path = write(tmp_path / f"clip.{suffix}", steady(windows["frames"]), options={"preset": "ultrafast", "bf": "2"})
     for name, indices in windows["indices"].items():
-        start, end, wanted = map(float, re.fullmatch(r"(.*)-(.*)s->(.*)", name).groups())
-        clip = read_clip(path, frames=int(wanted), start=start, duration=end - start, by_number=True)
+        start, end, requested = map(float, re.fullmatch(r"(.*)-(.*)s->(.*)", name).groups())
+        clip = read_clip(path, frames=int(requested), start=start, duration=end - start, by_number=True)
         assert numbers(clip.frames) == indices, name
     whole = read_clip(path, frames=8, by_number=True)
     assert numbers(whole.frames) == [0, 31, 62, 93, 125, 156, 187, 218]
@@ -72,9 +72,9 @@ def test_frames_by_number_are_those_of_the_original_code(tmp_path, suffix):
 def test_few_frames_by_number_come_once_each(tmp_path, count):
     golden = json.loads((Path(__file__).parents[1] / "data" / "original" / "preprocess_numbers.json").read_text())
     path = write(tmp_path / "clip.mp4", steady(count), options={"preset": "ultrafast"})
-    for wanted in (1, 3, 8):
-        clip = read_clip(path, frames=wanted, by_number=True)
-        assert numbers(clip.frames) == sorted(set(golden["frame_sampling_no_timestamp"][f"{count}->{wanted}"]))
+    for requested in (1, 3, 8):
+        clip = read_clip(path, frames=requested, by_number=True)
+        assert numbers(clip.frames) == sorted(set(golden["frame_sampling_no_timestamp"][f"{count}->{requested}"]))
 
 
 def test_ntsc_rate_in_a_millisecond_container(tmp_path):

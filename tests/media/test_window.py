@@ -72,5 +72,5 @@ def test_by_number_excludes_a_frame_that_the_end_cuts() -> None:
 def test_a_window_chooses_by_time_or_by_number() -> None:
     stamps, end = [0, 10, 20, 1000], Fraction(2000)
     by_time, by_number = (Window(Fraction(0), Fraction(2), by_number=flag) for flag in (False, True))
-    assert by_time.choose(stamps, Fraction(0), end, 2, whole=True) == [0, 3]
-    assert by_number.choose(stamps, Fraction(0), end, 2, whole=True) == [0, 2]
+    assert by_time.choose(stamps, Fraction(0), end, 2, to_end=True) == [0, 3]
+    assert by_number.choose(stamps, Fraction(0), end, 2, to_end=True) == [0, 2]

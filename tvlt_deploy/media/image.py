@@ -57,7 +57,7 @@ def read_animation(path: Path, watch: Watch, window: Window, count: int) -> Fram
         begin, stop = window.start * 1000, min(window.end * 1000, Fraction(end))
         if begin >= stop:
             return Frames(None, (), end / 1000, tuple(notes))
-        chosen = window.choose(stamps, begin, stop, count, whole=stop < window.end * 1000)
+        chosen = window.choose(stamps, begin, stop, count, to_end=stop < window.end * 1000)
         watch.check_decoded(image.width * image.height * 3 * len(chosen), "frames")
         frames = []
         for at in chosen:

@@ -79,8 +79,8 @@ def read_frames(source: Source, window: Window, count: int) -> Frames:
         begin = max(index.begin, Fraction(index.stamps[0])) if index.stamps else index.end
         if begin >= index.end:
             return Frames(None, (), index.seconds(index.end), tuple(index.warnings))
-        whole = index.end < (index.origin + window.end) / index.tick
-        chosen = window.choose(index.stamps, begin, index.end, count, whole=whole)
+        to_end = index.end < (index.origin + window.end) / index.tick
+        chosen = window.choose(index.stamps, begin, index.end, count, to_end=to_end)
         picked = _decode(source, window, index, [index.stamps[at] for at in chosen])
     return Frames(
         picked.frames(),

@@ -62,10 +62,10 @@ class Window:
             )
         return cls(begin, begin + length, by_number)
 
-    def choose(self, stamps: Sequence[int], begin: Fraction, end: Fraction, count: int, *, whole: bool) -> list[int]:
-        """Indices by `shown` or `numbered`. `whole`: the frames end at `end`, before the window does."""
+    def choose(self, stamps: Sequence[int], begin: Fraction, end: Fraction, count: int, *, to_end: bool) -> list[int]:
+        """Indices by `shown` or `numbered`. `to_end`: the video ends at `end`, before the window does."""
         if self.by_number:
-            return numbered(stamps, begin, None if whole else end, count)
+            return numbered(stamps, begin, None if to_end else end, count)
         return shown(stamps, begin, end, count)
 
 
