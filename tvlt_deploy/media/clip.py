@@ -103,7 +103,10 @@ def read_video(
     Args:
         path: Path of the file.
         frames: Maximum number of frames.
-        start, duration, max_seconds, limits: As in `read_clip`.
+        start: Start of the window in seconds.
+        duration: Length of the window in seconds; None for `max_seconds`.
+        max_seconds: Maximum length of the window in seconds.
+        limits: Resource limits for the file.
 
     Returns:
         The clip.
@@ -130,7 +133,10 @@ def read_audio(
 
     Args:
         path: Path of the file.
-        start, duration, max_seconds, limits: As in `read_clip`.
+        start: Start of the window in seconds.
+        duration: Length of the window in seconds; None for `max_seconds`.
+        max_seconds: Maximum length of the window in seconds.
+        limits: Resource limits for the file.
 
     Returns:
         The clip.
