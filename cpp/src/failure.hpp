@@ -1,4 +1,4 @@
-// What goes wrong, on its way to the caller.
+// Errors on their way to the caller.
 #pragma once
 
 #include <stdexcept>

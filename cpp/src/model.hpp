@@ -1,10 +1,12 @@
-// What each of the two libraries implements behind the C functions; arguments arrive here checked for their form.
+// The interface that each of the two libraries implements behind the C functions. Sizes and pointers of arguments are
+// checked before.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tvlt_deploy.h"
@@ -56,7 +58,7 @@ struct Output {
     std::vector<float> values;
 };
 
-/// Label names, and pointers to them as C wants them.
+/// Label names, and the array of pointers that C callers read.
 class Labels {
 public:
     explicit Labels(std::vector<std::string> names) : names_(std::move(names)) {
@@ -81,7 +83,7 @@ struct Answer {
     double score = 0;
 };
 
-/// What came of one clip.
+/// Outputs of one clip.
 struct Row {
     std::vector<Output> outputs;
     std::optional<Answer> answer;  ///< for tasks with labels
@@ -89,10 +91,27 @@ struct Row {
 
 using Rows = std::vector<Row>;
 
+/// An input or output of a session.
+struct TensorInfo {
+    std::string name;
+    std::vector<std::int64_t> shape;  ///< -1: dynamic
+    tvlt_dtype dtype = TVLT_FLOAT32;
+};
+
+/// What a session accepts and returns.
+struct Signature {
+    std::vector<TensorInfo> inputs, outputs;  ///< outputs are those of one clip, without the batch axis
+    std::shared_ptr<const Labels> labels;     ///< never null; empty for tasks without labels
+};
+
 /// A bundle opened on an engine. `run` is called from several threads at a time.
 class Model {
 public:
+    Model() = default;
+    Model(const Model&) = delete;
+    Model& operator=(const Model&) = delete;
     virtual ~Model() = default;
+    virtual const Signature& signature() const = 0;
     virtual Rows run(const std::vector<Clip>& clips) = 0;
     virtual Rows run(const std::vector<TensorView>& inputs) = 0;
     virtual Rows run(const std::vector<Media>& media) = 0;

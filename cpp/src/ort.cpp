@@ -21,7 +21,7 @@ std::string library_file(const Options& options) {
     return named != nullptr && *named != '\0' ? named : "libonnxruntime.so.1";
 }
 
-/// The library's entry. It stays loaded for the life of the process: its threads and statics do not survive dlclose.
+/// The library's entry point. It is never unloaded: its threads and static objects do not survive dlclose.
 const OrtApiBase* load(const std::string& file) {
     void* const library = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (library == nullptr)
@@ -40,7 +40,7 @@ std::pair<std::string, std::string> parse_device(const std::string& device) {
     const std::string prefix = "cuda:", index = device.substr(std::min(prefix.size(), device.size()));
     const bool is_number = !index.empty() && index.find_first_not_of("0123456789") == std::string::npos;
     if (device.compare(0, prefix.size(), prefix) != 0 || !is_number || index.size() > 4)
-        throw Failure(TVLT_USAGE, "device is '" + device + "'; wanted cpu, cuda or cuda:N");
+        throw Failure(TVLT_USAGE, "device is '" + device + "'; expected cpu, cuda or cuda:N");
     return {"cuda", index};
 }
 
@@ -48,18 +48,18 @@ std::pair<std::string, std::string> parse_device(const std::string& device) {
 
 OrtGraph::OrtGraph(const std::string& path, const Options& options) {
     if (options.backend != "onnxruntime")
-        throw Failure(TVLT_USAGE, "backend is '" + options.backend + "'; wanted onnxruntime",
+        throw Failure(TVLT_USAGE, "backend is '" + options.backend + "'; expected onnxruntime",
                       "libtvlt_deploy_python runs the others");
     const auto file = library_file(options);
     const auto* const base = load(file);
     const std::string version = base->GetVersionString();
     library_ = "ONNX Runtime " + version + " (" + file + ")";
-    // Asked for a version it lacks, GetApi prints to the host's stderr; the text says beforehand whether it will.
+    // GetApi prints to stderr if the version is too old: compare the version text first.
     if (std::atoi(version.c_str()) == 1 && std::atoi(version.c_str() + 2) >= ORT_API_VERSION)
         api_ = base->GetApi(ORT_API_VERSION);
     if (api_ == nullptr)
-        throw Failure(TVLT_ENVIRONMENT, library_ + " is too old",
-                      "wanted: 1." + std::to_string(ORT_API_VERSION) + " or newer, as the headers of this build");
+        throw Failure(TVLT_ENVIRONMENT, library_ + " is too old; expected 1." + std::to_string(ORT_API_VERSION) +
+                                            " or newer, the version of the headers of this build");
 
     const auto memory = [&](OrtStatus* status) { check(status, TVLT_ENVIRONMENT, "starting"); };
     OrtEnv* environment = nullptr;
@@ -72,7 +72,7 @@ OrtGraph::OrtGraph(const std::string& path, const Options& options) {
     memory(api_->CreateSessionOptions(&created));
     const Handle<OrtSessionOptions> session_options(created, {api_->ReleaseSessionOptions});
     memory(api_->SetSessionLogSeverityLevel(created, ORT_LOGGING_LEVEL_ERROR));
-    // A memory pattern is planned and kept for each new input shape; without it, memory stays flat over mixed shapes.
+    // ONNX Runtime would keep a memory plan for every new input shape.
     memory(api_->DisableMemPattern(created));
     if (options.threads > 0) memory(api_->SetIntraOpNumThreads(created, options.threads));
     append_providers(created, options);
@@ -107,15 +107,15 @@ void OrtGraph::append_providers(OrtSessionOptions* session_options, const Option
     const std::map<std::string, std::string> known{{"cuda", "CUDAExecutionProvider"},
                                                    {"tensorrt", "TensorrtExecutionProvider"},
                                                    {"tensorrt-rtx", "NvTensorRTRTXExecutionProvider"}};
-    const auto found = known.find(provider);
-    if (found == known.end() || kind == "cpu")
+    const auto entry = known.find(provider);
+    if (entry == known.end() || kind == "cpu")
         throw Failure(TVLT_USAGE, "provider is '" + provider + "' on " + options.device +
-                                      "; wanted cuda, tensorrt or tensorrt-rtx, on a CUDA device");
-    check_provider(found->second);
+                                      "; expected cuda, tensorrt or tensorrt-rtx, on a CUDA device");
+    check_provider(entry->second);
 
     const char* const keys[] = {"device_id", "use_tf32"};
-    const char* const values[] = {index.c_str(), "0"};  // TF32 would answer fp32 with ten bits of mantissa
-    const auto appended = [&, name = found->second](OrtStatus* status) {
+    const char* const values[] = {index.c_str(), "0"};  // TF32 has 10 bits of mantissa only
+    const auto appended = [&, name = entry->second](OrtStatus* status) {
         check(status, TVLT_ENVIRONMENT, "opening " + name,
               "check the driver with nvidia-smi, and that the provider's CUDA and TensorRT libraries are found");
     };
@@ -130,7 +130,7 @@ void OrtGraph::append_providers(OrtSessionOptions* session_options, const Option
         appended(api_->UpdateTensorRTProviderOptions(created, keys, values, 1));
         appended(api_->SessionOptionsAppendExecutionProvider_TensorRT_V2(session_options, created));
     }
-    // Behind TensorRT it takes the nodes that are left.
+    // After TensorRT, CUDA runs the nodes that are left.
     OrtCUDAProviderOptionsV2* created = nullptr;
     appended(api_->CreateCUDAProviderOptions(&created));
     const Handle<OrtCUDAProviderOptionsV2> provider_options(created, {api_->ReleaseCUDAProviderOptions});
@@ -159,12 +159,12 @@ std::vector<Output> OrtGraph::run(const std::vector<Feed>& feeds, const std::vec
     std::vector<const OrtValue*> values;
     std::vector<const char*> feed_names, output_names;
     for (const auto& feed : feeds) {
-        static char nothing = 0;  // ONNX Runtime takes no null pointer, not even for an empty tensor
+        static char nothing = 0;  // ONNX Runtime refuses a null pointer, also for an empty tensor
         void* const data = feed.data == nullptr ? &nothing : const_cast<void*>(feed.data);  // inputs are only read
         OrtValue* value = nullptr;
         check(api_->CreateTensorWithDataAsOrtValue(memory_.get(), data, feed.bytes, feed.shape.data(),
                                                    feed.shape.size(), feed.type, &value),
-              TVLT_INTERNAL, std::string("taking ") + feed.name);
+              TVLT_INTERNAL, std::string("reading ") + feed.name);
         held.push_back({value, {api_->ReleaseValue}});
         values.push_back(value);
         feed_names.push_back(feed.name);

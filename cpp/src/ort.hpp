@@ -1,7 +1,7 @@
-// ONNX Runtime as a library that is found at run time: only its C header is needed to build.
+// ONNX Runtime, loaded at run time: only its C header is needed to build.
 //
-// Linking is no choice: the Python wheel's symbols carry their exact version (VERS_1.31.1), so that a program linked
-// against one release does not start with another. `OrtGetApiBase` is looked up instead, and all else follows from it.
+// The library is not linked: the symbols of the Python wheel have its exact version (VERS_1.31.1), so a program linked
+// against one release does not start with another. `OrtGetApiBase` is looked up instead and returns all functions.
 #pragma once
 
 #include <onnxruntime_c_api.h>
@@ -26,13 +26,13 @@ public:
         ONNXTensorElementDataType type;
     };
 
-    /// Throws `Failure`: TVLT_ENVIRONMENT for a library or provider that cannot be had, TVLT_USAGE for an unknown name,
+    /// Throws `Failure`: TVLT_ENVIRONMENT for a library or provider that is missing, TVLT_USAGE for an unknown name,
     /// TVLT_FILE for a graph that does not load.
     OrtGraph(const std::string& path, const Options& options);
 
     std::vector<std::string> input_names() const;
 
-    /// The named outputs, which must be float32. Throws `Failure` (TVLT_INTERNAL) with ONNX Runtime's own text.
+    /// The named outputs, which must be float32. Throws `Failure` (TVLT_INTERNAL) with ONNX Runtime's message.
     std::vector<Output> run(const std::vector<Feed>& feeds, const std::vector<std::string>& outputs) const;
 
 private:
@@ -49,7 +49,7 @@ private:
     void append_providers(OrtSessionOptions* session_options, const Options& options) const;
     Output output_of(const std::string& name, OrtValue* value) const;
 
-    std::string library_;  ///< what was loaded and its version, for messages
+    std::string library_;  ///< version and file of the library, for messages
     const OrtApi* api_ = nullptr;
     Handle<OrtEnv> environment_;
     Handle<OrtMemoryInfo> memory_;

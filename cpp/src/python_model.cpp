@@ -1,197 +1,19 @@
-// libtvlt_deploy_python: tvlt_deploy.inference.c_api in an interpreter inside the host's process.
-//
-// The interpreter is started by the first session and never finalised: numpy cannot be loaded a second time, and a
-// thread that is inside Python during finalisation aborts the process.
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-
-#include <dlfcn.h>
-#include <unistd.h>
-
-#include <cstdlib>
+// libtvlt_deploy_python: the Python pipeline in an interpreter inside the host's process.
+#include <cstdint>
 #include <exception>
-#include <filesystem>
-#include <fstream>
-#include <mutex>
-#include <sstream>
+#include <memory>
+#include <optional>
+#include <string>
 #include <utility>
+#include <vector>
 
-#include "failure.hpp"
 #include "model.hpp"
-
-namespace fs = std::filesystem;
+#include "python.hpp"
 
 namespace tvlt::internal {
 namespace {
 
-/// An owned reference.
-class Object {
-public:
-    Object() = default;
-    explicit Object(PyObject* owned) : object_(owned) {}
-    Object(Object&& other) noexcept : object_(std::exchange(other.object_, nullptr)) {}
-    Object& operator=(Object&& other) noexcept {
-        std::swap(object_, other.object_);
-        return *this;
-    }
-    ~Object() { Py_XDECREF(object_); }
-
-    PyObject* get() const { return object_; }
-    PyObject* release() { return std::exchange(object_, nullptr); }
-    explicit operator bool() const { return object_ != nullptr; }
-
-private:
-    PyObject* object_ = nullptr;
-};
-
-class Gil {
-public:
-    Gil() : state_(PyGILState_Ensure()) {}
-    ~Gil() { PyGILState_Release(state_); }
-    Gil(const Gil&) = delete;
-    Gil& operator=(const Gil&) = delete;
-
-private:
-    PyGILState_STATE state_;
-};
-
-/// The pending Python exception as a `Failure`. It is gone afterwards, and with it what its traceback kept alive.
-Failure python_failure() {
-    PyObject *type = nullptr, *value = nullptr, *trace = nullptr;
-    PyErr_Fetch(&type, &value, &trace);
-    PyErr_NormalizeException(&type, &value, &trace);
-    if (value != nullptr && trace != nullptr) PyException_SetTraceback(value, trace);
-    const Object held_type(type), held_value(value), held_trace(trace);
-    const Object module(PyImport_ImportModule("tvlt_deploy.inference.c_api"));
-    if (module && value != nullptr) {
-        const Object described(PyObject_CallMethod(module.get(), "describe", "O", value));
-        int status = 0;
-        const char* text = nullptr;
-        if (described && PyArg_ParseTuple(described.get(), "is", &status, &text) != 0)
-            return {static_cast<tvlt_status>(status), text};
-    }
-    PyErr_Clear();
-    const Object text(value == nullptr ? nullptr : PyObject_Str(value));
-    const char* const message = text ? PyUnicode_AsUTF8(text.get()) : nullptr;
-    PyErr_Clear();
-    return {TVLT_ENVIRONMENT, message == nullptr ? "an unknown Python exception" : message,
-            "is tvlt-deploy of this version installed in the virtual environment?"};
-}
-
-Object checked(PyObject* owned) {
-    if (owned == nullptr) throw python_failure();
-    return Object(owned);
-}
-
-// Starting the interpreter --------------------------------------------------------------------------------------------
-
-/// 3.11 of 3.11.7.
-std::string minor_version(const std::string& version) {
-    return version.substr(0, version.find('.', version.find('.') + 1));
-}
-
-/// Version (as 3.11) that a virtual environment was made for; empty for an interpreter outside of one.
-std::string environment_version(const fs::path& python) {
-    std::ifstream settings(python.parent_path().parent_path() / "pyvenv.cfg");
-    for (std::string line; std::getline(settings, line);) {
-        std::istringstream words(line);
-        std::string name, equals, value;
-        if (words >> name >> equals >> value && (name == "version" || name == "version_info"))
-            return minor_version(value);
-    }
-    return "";
-}
-
-void check_environment(const fs::path& python) {
-    if (access(python.c_str(), X_OK) != 0)
-        throw Failure(TVLT_ENVIRONMENT, "there is no executable " + python.string(),
-                      "options.python is bin/python of a virtual environment with tvlt-deploy");
-    const auto own = minor_version(Py_GetVersion());
-    const auto version = environment_version(python);
-    if (!version.empty() && version != own)
-        throw Failure(TVLT_ENVIRONMENT,
-                      python.string() + " is Python " + version + "; this library was built for Python " + own,
-                      "build it with -DPython3_EXECUTABLE set to that file");
-}
-
-/// Extension modules look for Python's symbols among the global ones: make them global, even where the host loaded
-/// this library with RTLD_LOCAL.
-void make_symbols_global() {
-    Dl_info found;
-    if (dladdr(reinterpret_cast<void*>(&Py_InitializeFromConfig), &found) != 0 && found.dli_fname != nullptr)
-        dlopen(found.dli_fname, RTLD_NOW | RTLD_GLOBAL | RTLD_NOLOAD);
-}
-
-void check_status(const PyStatus& status) {
-    if (PyStatus_Exception(status) != 0)
-        throw Failure(TVLT_ENVIRONMENT, std::string("Python does not start: ") +
-                                            (status.err_msg == nullptr ? "unknown reason" : status.err_msg));
-}
-
-/// Initialise an isolated interpreter that takes its packages from the environment of `python`. The host's signal
-/// handlers, locale, standard streams and PYTHON* variables stay out of it.
-void initialise(const fs::path& python) {
-    PyPreConfig before;
-    PyPreConfig_InitIsolatedConfig(&before);
-    before.utf8_mode = 1;  // or the encoding of paths would follow the host's locale
-    check_status(Py_PreInitialize(&before));
-    PyConfig config;
-    PyConfig_InitIsolatedConfig(&config);
-    auto status = PyConfig_SetBytesString(&config, &config.program_name, python.c_str());
-    if (PyStatus_Exception(status) == 0) status = Py_InitializeFromConfig(&config);
-    PyConfig_Clear(&config);
-    check_status(status);
-}
-
-/// Python takes another environment without a word when it cannot find the one it was told.
-void check_prefix(const fs::path& python) {
-    PyObject* const prefix = PySys_GetObject("prefix");
-    const char* const found = prefix == nullptr ? nullptr : PyUnicode_AsUTF8(prefix);
-    const auto wanted = fs::weakly_canonical(python.parent_path().parent_path());
-    if (found == nullptr || fs::weakly_canonical(found) != wanted)
-        throw Failure(TVLT_ENVIRONMENT,
-                      "Python took the environment " + std::string(found == nullptr ? "" : found) + "; wanted " +
-                          wanted.string(),
-                      "options.python is bin/python of a virtual environment with tvlt-deploy");
-}
-
-void start_interpreter(const std::string& option) {
-    static std::mutex mutex;
-    static bool started = false;
-    static std::string failure;  // of the one attempt that a process has
-    static fs::path running;
-    const std::lock_guard<std::mutex> lock(mutex);
-    if (!failure.empty()) throw Failure(TVLT_ENVIRONMENT, failure);
-    if (!started && Py_IsInitialized() != 0) return;  // the host is a Python program
-    const char* const named = std::getenv("TVLT_PYTHON");
-    if (option.empty() && named == nullptr && !started)
-        throw Failure(TVLT_ENVIRONMENT, "no Python is given",
-                      "set options.python or $TVLT_PYTHON to bin/python of a virtual environment with tvlt-deploy");
-    const auto python = !option.empty() ? fs::absolute(option) : started ? running : fs::absolute(named);
-    if (started) {
-        if (python != running)
-            throw Failure(TVLT_USAGE,
-                          "options.python is " + python.string() + ", but the process runs " + running.string(),
-                          "one process has one interpreter");
-        return;
-    }
-    check_environment(python);
-    make_symbols_global();
-    try {
-        initialise(python);
-        started = true;
-        running = python;
-        check_prefix(python);
-    } catch (const Failure& error) {
-        failure = error.what();
-    }
-    if (started) PyEval_SaveThread();  // give up the lock that initialisation took
-    if (!failure.empty()) throw Failure(TVLT_ENVIRONMENT, failure);
-}
-
-// Values --------------------------------------------------------------------------------------------------------------
-
-/// Memory of the caller that Python reads during a call.
+/// The caller's memory that Python reads during a call.
 class Views {
 public:
     /// A new reference to a read-only view.
@@ -202,11 +24,11 @@ public:
         return views_.back().get();
     }
 
-    /// Take the memory away from Python. Throws when an array on it is still alive.
+    /// End Python's access to the memory. Throws if an array on it still exists.
     void release() {
         for (const auto& view : views_)
             if (!release(view.get())) {
-                PyGC_Collect();  // a cycle of references may be all that holds it
+                PyGC_Collect();  // only a reference cycle may refer to it
                 if (!release(view.get()))
                     throw Failure(TVLT_INTERNAL, "Python keeps a view of the caller's memory after the call");
             }
@@ -240,6 +62,16 @@ Output output_of(PyObject* pair) {
     return output;
 }
 
+std::vector<std::string> texts_of(PyObject* list) {
+    std::vector<std::string> texts;
+    for (Py_ssize_t index = 0; index < PyList_GET_SIZE(list); ++index) {
+        const char* const text = PyUnicode_AsUTF8(PyList_GET_ITEM(list, index));
+        if (text == nullptr) throw python_failure();
+        texts.emplace_back(text);
+    }
+    return texts;
+}
+
 std::optional<Answer> answer_of(PyObject* scores) {
     if (scores == Py_None) return std::nullopt;
     PyObject *labels = nullptr, *values = nullptr;
@@ -248,14 +80,9 @@ std::optional<Answer> answer_of(PyObject* scores) {
     if (PyArg_ParseTuple(scores, "O!O!sd", &PyList_Type, &labels, &PyList_Type, &values, &label, &answer.score) == 0)
         throw python_failure();
     answer.label = label;
-    std::vector<std::string> names;
-    for (Py_ssize_t index = 0; index < PyList_GET_SIZE(labels); ++index) {
-        const char* const name = PyUnicode_AsUTF8(PyList_GET_ITEM(labels, index));
-        if (name == nullptr) throw python_failure();
-        names.emplace_back(name);
+    answer.labels = std::make_shared<Labels>(texts_of(labels));
+    for (Py_ssize_t index = 0; index < PyList_GET_SIZE(values); ++index)
         answer.scores.push_back(PyFloat_AsDouble(PyList_GET_ITEM(values, index)));
-    }
-    answer.labels = std::make_shared<Labels>(std::move(names));
     return answer;
 }
 
@@ -274,21 +101,49 @@ Rows rows_of(const Object& list) {
     return rows;
 }
 
+/// Inputs or outputs from a list of (name, shape, dtype).
+std::vector<TensorInfo> infos_of(PyObject* list) {
+    std::vector<TensorInfo> infos;
+    for (Py_ssize_t index = 0; index < PyList_GET_SIZE(list); ++index) {
+        const char *name = nullptr, *dtype = nullptr;
+        PyObject* shape = nullptr;
+        if (PyArg_ParseTuple(PyList_GET_ITEM(list, index), "sO!s", &name, &PyTuple_Type, &shape, &dtype) == 0)
+            throw python_failure();
+        TensorInfo info{name, {}, std::string(dtype) == "uint8" ? TVLT_UINT8 : TVLT_FLOAT32};
+        for (Py_ssize_t axis = 0; axis < PyTuple_GET_SIZE(shape); ++axis)
+            info.shape.push_back(PyLong_AsLongLong(PyTuple_GET_ITEM(shape, axis)));
+        infos.push_back(std::move(info));
+    }
+    if (PyErr_Occurred() != nullptr) throw python_failure();
+    return infos;
+}
+
+Signature signature_of(const Object& pipeline, tvlt_input input) {
+    const auto parts =
+        checked(PyObject_CallMethod(pipeline.get(), "signature", "O", input == TVLT_CLIPS ? Py_True : Py_False));
+    PyObject *inputs = nullptr, *outputs = nullptr, *labels = nullptr;
+    if (PyArg_ParseTuple(parts.get(), "O!O!O!", &PyList_Type, &inputs, &PyList_Type, &outputs, &PyList_Type, &labels) == 0)
+        throw python_failure();
+    return {infos_of(inputs), infos_of(outputs), std::make_shared<Labels>(texts_of(labels))};
+}
+
 class PythonModel : public Model {
 public:
     PythonModel(const std::string& bundle, const Options& options) {
         const Gil gil;
-        const auto module = checked(PyImport_ImportModule("tvlt_deploy.inference.c_api"));
+        const auto module = checked(PyImport_ImportModule(python_module));
         const Object threads(options.threads > 0 ? PyLong_FromLong(options.threads) : none());
         const auto text_or_none = [](const std::string& text) { return text.empty() ? nullptr : text.c_str(); };
-        pipeline_ = checked(PyObject_CallMethod(
+        auto pipeline = checked(PyObject_CallMethod(
             module.get(), "EmbeddedPipeline", "ssszOz", bundle.c_str(), options.backend.c_str(),
             options.device.c_str(), text_or_none(options.precision), threads.get(),
             text_or_none(options.trust_engine)));
+        signature_ = signature_of(pipeline, options.input);
+        pipeline_ = std::move(pipeline);
     }
 
     ~PythonModel() override {
-        if (Py_IsInitialized() == 0) {  // a Python host that is shutting down took the objects with it
+        if (Py_IsInitialized() == 0) {  // a Python host is shutting down and has freed the objects
             pipeline_.release();
             return;
         }
@@ -297,6 +152,8 @@ public:
         if (!closed) PyErr_Clear();
         pipeline_ = Object();
     }
+
+    const Signature& signature() const override { return signature_; }
 
     Rows run(const std::vector<Clip>& clips) override {
         return call("run_clips", clips, [](const Clip& clip, Views& views) {
@@ -333,7 +190,7 @@ public:
     }
 
 private:
-    /// Call a method of the pipeline with a list of what `build` makes of each input.
+    /// Call a method of the pipeline with a list of the inputs as `build` converts them.
     template <typename Input, typename Build>
     Rows call(const char* method, const std::vector<Input>& inputs, Build build) {
         const Gil gil;
@@ -354,13 +211,14 @@ private:
     }
 
     Object pipeline_;
+    Signature signature_;
 };
 
 }  // namespace
 
 std::unique_ptr<Model> open_model(const std::string& bundle, const Options& options) {
     if (!options.provider.empty())
-        throw Failure(TVLT_USAGE, "options.provider is for libtvlt_deploy", "choose a backend instead");
+        throw Failure(TVLT_USAGE, "options.provider is for libtvlt_deploy only", "set options.backend instead");
     start_interpreter(options.python);
     return std::make_unique<PythonModel>(bundle, options);
 }

@@ -49,8 +49,8 @@ std::vector<Case> load_cases(const std::string& kind) {
         if (entry.contains("samples")) one.samples = read_values<float>(entry.at("samples"));
         if (entry.contains("media")) one.media = data + "/" + entry.at("media").get<std::string>();
         for (const auto& outputs : entry.at("outputs")) one.outputs.push_back(read_arrays(outputs));
-        for (const auto& said : entry.at("answers"))
-            one.answers.push_back({said.at("label"), said.at("score"), said.at("scores")});
+        for (const auto& answer : entry.at("answers"))
+            one.answers.push_back({answer.at("label"), answer.at("score"), answer.at("scores")});
         cases.push_back(std::move(one));
     }
     return cases;
@@ -110,42 +110,42 @@ void Case::expect(const tvlt::Result& result) {
     tolerance = 0;
     for (std::size_t clip = 0; clip < outputs.size(); ++clip) {
         for (auto& [output_name, array] : outputs[clip]) {
-            const auto found = result.output(clip, output_name.c_str());
-            array.shape.assign(found.shape, found.shape + found.rank);
-            array.values.assign(found.data, found.data + found.size / sizeof(float));
+            const auto view = result.output(clip, output_name.c_str());
+            array.shape.assign(view.shape, view.shape + view.rank);
+            array.values.assign(view.data, view.data + view.size / sizeof(float));
         }
         if (answers.empty()) continue;
-        const auto found = result.answer(clip);
-        answers[clip] = {found.label, found.score, {}};
-        for (std::uint32_t label = 0; label < found.label_count; ++label)
-            answers[clip].scores[found.labels[label]] = found.scores[label];
+        const auto view = result.answer(clip);
+        answers[clip] = {view.label, view.score, {}};
+        for (std::uint32_t label = 0; label < view.label_count; ++label)
+            answers[clip].scores[view.labels[label]] = view.scores[label];
     }
 }
 
 bool Case::agrees(const tvlt::Result& result) const {
-    const auto near = [&](double found, double wanted) { return std::abs(found - wanted) <= tolerance; };
-    const auto rounded = [&](double found, double wanted) { return std::abs(found - wanted) <= tolerance + 1e-12; };
+    const auto near = [&](double actual, double expected) { return std::abs(actual - expected) <= tolerance; };
+    const auto rounded = [&](double actual, double expected) { return std::abs(actual - expected) <= tolerance + 1e-12; };
     for (std::size_t clip = 0; clip < outputs.size(); ++clip) {
-        for (const auto& [output_name, wanted] : outputs[clip]) {
-            const auto found = result.output(clip, output_name.c_str());
-            if (std::vector<std::int64_t>(found.shape, found.shape + found.rank) != wanted.shape) return false;
-            if (found.size != wanted.values.size() * sizeof(float)) return false;
-            const auto differs = [&] { return std::memcmp(found.data, wanted.values.data(), found.size) != 0; };
-            if (tolerance == 0 && found.size > 0 && differs()) return false;
-            for (std::size_t index = 0; index < wanted.values.size(); ++index)
-                if (!near(found.data[index], wanted.values[index])) return false;
+        for (const auto& [output_name, expected] : outputs[clip]) {
+            const auto actual = result.output(clip, output_name.c_str());
+            if (std::vector<std::int64_t>(actual.shape, actual.shape + actual.rank) != expected.shape) return false;
+            if (actual.size != expected.values.size() * sizeof(float)) return false;
+            const auto differs = [&] { return std::memcmp(actual.data, expected.values.data(), actual.size) != 0; };
+            if (tolerance == 0 && actual.size > 0 && differs()) return false;
+            for (std::size_t index = 0; index < expected.values.size(); ++index)
+                if (!near(actual.data[index], expected.values[index])) return false;
         }
         if (answers.empty()) continue;
         const auto answer = result.answer(clip);
-        const auto& said = answers[clip];
-        if (said.label != answer.label || !rounded(answer.score, said.score)) return false;
-        if (answer.label_count != said.scores.size()) return false;
+        const auto& expected = answers[clip];
+        if (expected.label != answer.label || !rounded(answer.score, expected.score)) return false;
+        if (answer.label_count != expected.scores.size()) return false;
         for (std::uint32_t label = 0; label < answer.label_count; ++label)
-            if (!rounded(answer.scores[label], said.scores.at(answer.labels[label]))) return false;
+            if (!rounded(answer.scores[label], expected.scores.at(answer.labels[label]))) return false;
     }
     try {
         result.output(outputs.size());
-        return false;  // more clips than were asked for
+        return false;  // more clips than the call had
     } catch (const tvlt::Error& error) {
         return error.status() == TVLT_USAGE;
     }

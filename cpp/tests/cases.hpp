@@ -1,4 +1,4 @@
-// The cases that `python -m tests.cpp.data DIR` wrote: inputs, and what the Python runtime answered to them.
+// The cases of `python -m tests.cpp.data DIR`: inputs, and the outputs of the Python runtime.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,8 @@ struct Frames {
     std::vector<std::uint8_t> values;
 };
 
-/// What is said of a clip, by tasks with labels.
-struct Said {
+/// Label and scores of a clip, for tasks with labels.
+struct Labelled {
     std::string label;
     double score;
     std::map<std::string, double> scores;  // by label
@@ -32,29 +32,29 @@ struct Case {
     std::vector<float> samples;                         // of a clip
     std::string media;                                  // of a media file
     std::vector<std::map<std::string, Array>> outputs;  // by clip and name
-    std::vector<Said> answers;                          // by clip; empty for tasks without labels
+    std::vector<Labelled> answers;                          // by clip; empty for tasks without labels
     double tolerance = 0;
-    tvlt_status status = TVLT_OK;  // of a call that is refused, with a text that holds `text`
+    tvlt_status status = TVLT_OK;  // of a call that is refused, with a message that contains `text`
     std::string text;
 
     tvlt_input input() const { return inputs.empty() ? TVLT_CLIPS : TVLT_TENSORS; }
     tvlt_clip clip() const;
     std::vector<tvlt_tensor> tensors() const;
 
-    /// Ask a session, which takes this kind of input.
+    /// Run a session that accepts this kind of input.
     tvlt::Result run(const tvlt::Session& session) const;
 
-    /// Expect this answer from now on, bit for bit.
+    /// From now on expect these outputs, bit for bit.
     void expect(const tvlt::Result& result);
 
-    /// Whether an answer is the expected one: bit for bit, where the tolerance is 0.
+    /// Whether outputs and answers are the expected ones, bit for bit if the tolerance is 0.
     bool agrees(const tvlt::Result& result) const;
 };
 
-/// Of one kind, for the library that this program is linked to.
+/// The cases of one kind, for the library that this program is linked to.
 std::vector<Case> load_cases(const std::string& kind);
 
 std::string bundle_path(const std::string& name);
 
-/// Two threads of the ONNX Runtime, or the Python environment, that the cases were written with.
+/// Two threads, with the ONNX Runtime or the Python environment that wrote the cases.
 tvlt_options test_options(tvlt_input input = TVLT_TENSORS);

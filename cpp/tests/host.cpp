@@ -1,6 +1,6 @@
-// A host that knows nothing of Python: loads a library with RTLD_LOCAL and opens a bundle.
+// A host without Python: loads a library with RTLD_LOCAL and opens a bundle.
 //
-// Usage: tvlt_host LIBRARY PYTHON BUNDLE. Prints the status and the text.
+// Usage: tvlt_host LIBRARY PYTHON BUNDLE. Prints the status and the message.
 #include <dlfcn.h>
 
 #include <cstdio>
@@ -21,7 +21,7 @@ int main(int count, char** arguments) {
     options.struct_size = sizeof options;
     options.python = arguments[2];
     tvlt_session* session = nullptr;
-    for (int attempt = 0; attempt < 2; ++attempt) {  // the second answer must be the first one's
+    for (int attempt = 0; attempt < 2; ++attempt) {  // both attempts must have the same result
         const auto status = open(arguments[3], &options, &session);
         std::printf("%d %s\n", status, last_error());
         close(session);

@@ -1,4 +1,4 @@
-/* What ONNX Runtime 1.16.3 says of itself to a program built with newer headers. */
+/* The functions of ONNX Runtime 1.16.3 that a program built with newer headers calls first. */
 #include <onnxruntime_c_api.h>
 #include <stddef.h>
 

@@ -1,4 +1,4 @@
-// The answers are those of the Python runtime on the same graph of the same bundle, and of the Python pipeline.
+// Outputs are those of the Python runtime on the same graph of the same bundle, and of the Python pipeline.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -45,7 +45,7 @@ TEST_CASE("raw clips that the Python pipeline refuses") {
         CAPTURE(one.name);
         try {
             one.run(sessions.of(one));
-            FAIL_CHECK("it is answered");
+            FAIL_CHECK("it is not refused");
         } catch (const tvlt::Error& error) {
             CHECK(error.status() == one.status);
             CHECK_MESSAGE(std::string(error.what()).find(one.text) != std::string::npos, error.what());
@@ -57,17 +57,17 @@ TEST_CASE("several clips in one call, in order") {
     const auto cases = load_cases("clips");
     const tvlt::Session session(bundle_path(cases.front().bundle), test_options(TVLT_CLIPS));
     std::vector<tvlt_clip> clips;
-    std::vector<const Case*> asked;
+    std::vector<const Case*> sources;
     for (const auto& one : cases)
         if (one.bundle == cases.front().bundle && one.media.empty()) {
             clips.push_back(one.clip());
-            asked.push_back(&one);
+            sources.push_back(&one);
         }
     REQUIRE(clips.size() > 2);
     const auto result = session.run(clips);
-    for (std::size_t index = 0; index < asked.size(); ++index) {
-        CAPTURE(asked[index]->name);
-        const auto single = asked[index]->run(session);
+    for (std::size_t index = 0; index < sources.size(); ++index) {
+        CAPTURE(sources[index]->name);
+        const auto single = sources[index]->run(session);
         const auto alone = single.output(), together = result.output(index);
         REQUIRE(together.size == alone.size);
         for (std::size_t value = 0; value < alone.size / sizeof(float); ++value)
@@ -104,7 +104,7 @@ TEST_CASE("a result outlives its session") {
     CHECK(one.agrees(result));
 }
 
-TEST_CASE("a task without labels says so") {
+TEST_CASE("a task without labels has no answer") {
     for (const auto& one : load_cases("tensors")) {
         if (!one.answers.empty()) continue;
         const auto result = one.run(tvlt::Session(bundle_path(one.bundle), test_options()));

@@ -1,4 +1,4 @@
-/* The header is C99, and a C program can use it. */
+/* A C99 program can use the header. */
 #include <stdio.h>
 #include <string.h>
 #include <tvlt_deploy.h>

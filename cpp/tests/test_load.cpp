@@ -10,7 +10,7 @@
 
 namespace {
 
-/// The cases of the first case's bundle: calls of mixed shapes that one session takes.
+/// The cases of the first case's bundle: calls of mixed shapes for one session.
 std::vector<Case> mixed_cases(const std::string& kind) {
     std::vector<Case> mixed;
     for (auto& one : load_cases(kind))
@@ -18,7 +18,7 @@ std::vector<Case> mixed_cases(const std::string& kind) {
     return mixed;
 }
 
-/// Tensors with the answers of the Python runtime, and raw clips with those that a session gives one after the other.
+/// Tensors with the outputs of the Python runtime, and raw clips with those of sequential calls.
 std::vector<std::vector<Case>> mixed_calls() {
     auto clips = mixed_cases("clips");
     const tvlt::Session session(bundle_path(clips.front().bundle), test_options(TVLT_CLIPS));
@@ -37,7 +37,7 @@ std::size_t resident_bytes() {
 
 TEST_SUITE_BEGIN("threads");
 
-TEST_CASE("8 threads of many calls of mixed shapes answer bit for bit as one call after the other") {
+TEST_CASE("8 threads with many calls of mixed shapes get the outputs of sequential calls, bit for bit") {
     for (const auto& cases : mixed_calls()) {
         REQUIRE(cases.size() > 4);
         const tvlt::Session session(bundle_path(cases.front().bundle), test_options(cases.front().input()));
@@ -60,7 +60,7 @@ TEST_CASE("8 threads of many calls of mixed shapes answer bit for bit as one cal
     }
 }
 
-TEST_CASE("an error is the calling thread's own") {
+TEST_CASE("the last error belongs to the calling thread") {
     const auto one = mixed_cases("tensors").front();
     const tvlt::Session session(bundle_path(one.bundle), test_options());
     tvlt_session* none = nullptr;
@@ -106,7 +106,7 @@ TEST_CASE("2,000 calls of mixed shapes grow the resident memory by less than 20 
     }
 }
 
-TEST_CASE("50 sessions that come and go leave less than 20 MB behind in the second half") {
+TEST_CASE("50 sessions, opened and closed, leave less than 20 MB in the second half") {
     const auto one = mixed_cases("tensors").front();
     std::size_t half = 0;
     for (int round = 0; round < 50; ++round) {

@@ -157,11 +157,37 @@ def test_manifests_that_are_no_json_are_refused(content: bytes, copy: Path) -> N
         Bundle(copy)
 
 
-@pytest.mark.parametrize("content", ["[]", "1", "null", "{}", '{"schema_version": 2}', '{"schema_version": "1"}'])
+@pytest.mark.parametrize("content", ["[]", "1", "null", "{}", '{"schema_version": 3}', '{"schema_version": "1"}'])
 def test_manifests_of_another_schema_are_refused(content: str, copy: Path) -> None:
     (copy / "manifest.json").write_text(content)
-    with pytest.raises(BundleError, match=r"manifest.json has schema_version .*; this release reads 1 \(export"):
+    with pytest.raises(BundleError, match=r"manifest.json has schema_version .*; expected 2 \(use the release"):
         Bundle(copy)
+
+
+def test_a_manifest_of_the_first_schema_is_refused_with_the_way_to_upgrade(copy: Path) -> None:
+    (copy / "manifest.json").write_text('{"schema_version": 1}')
+    with pytest.raises(BundleError, match=r"schema_version 1; expected 2 \(upgrade .* `tvlt-deploy export OLD NEW`\)"):
+        Bundle(copy)
+
+
+def test_the_manifest_has_labels_and_limits_for_readers_without_python(copy: Path) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    assert (manifest["labels"], manifest["sign_labels"]) == (["LABEL_0", "LABEL_1"], None)
+    assert manifest["limits"] == {
+        "max_frames": 4,
+        "image_height": 32,
+        "image_width": 32,
+        "patches_per_frame": 4,
+        "max_rows": 112,
+        "patch_rows": 16,
+        "patches_per_step": 2,
+        "sampling_rate": 44100,
+        "min_samples": 512,
+        "max_samples": 112 * 512,
+        "shortest_edge": 32,
+        "max_resized_pixels": 1 << 27,
+        "max_amplitude": 64,
+    }
 
 
 @pytest.mark.parametrize(

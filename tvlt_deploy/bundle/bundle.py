@@ -71,8 +71,10 @@ class Bundle:
         version = manifest.get("schema_version") if isinstance(manifest, dict) else None
         if version != SCHEMA_VERSION:
             raise BundleError(
-                f"{name} has schema_version {version!r}; this release reads {SCHEMA_VERSION}",
-                hint="export the bundle again, or use the release that wrote it",
+                f"{name} has schema_version {version!r}; expected {SCHEMA_VERSION}",
+                hint="upgrade the bundle with `tvlt-deploy export OLD NEW`"
+                if version == 1
+                else "use the release that wrote it, or export the bundle again",
             )
         try:
             if manifest["task"] not in TASKS:

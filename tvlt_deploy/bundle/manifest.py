@@ -12,7 +12,7 @@ MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "model.safetensors"
 
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 STANDARD_FORM = "standard"

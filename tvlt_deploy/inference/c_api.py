@@ -14,6 +14,7 @@ import numpy as np
 from tvlt_deploy.errors import EnvironmentLackError, TvltError
 from tvlt_deploy.inference.answers import Answer
 from tvlt_deploy.inference.pipeline import load
+from tvlt_deploy.tasks import RAW_INPUTS, TensorSpec
 
 ClipView = tuple[memoryview | None, tuple[int, int, int], tuple[int, int], memoryview | None, int]
 """Bytes of the frames, (frames, height, width), (bytes between frames, between rows), bytes of the samples, rate in Hz.
@@ -27,6 +28,11 @@ Scores = tuple[list[str], list[float], str, float]
 """Labels, a score for each; label and score of the answer."""
 Row = tuple[list[tuple[str, np.ndarray]], Scores | None]
 """Of one clip: its outputs, contiguous float32, and its scores where the task has labels."""
+
+TensorInfo = tuple[str, tuple[int, ...], str]
+"""Name, shape with -1 for a dynamic axis, dtype: of an input or output."""
+Signature = tuple[list[TensorInfo], list[TensorInfo], list[str]]
+"""Inputs, outputs of one clip, labels (none for tasks without labels)."""
 
 
 class EmbeddedPipeline:
@@ -42,6 +48,12 @@ class EmbeddedPipeline:
         trust_engine: str | None,
     ) -> None:
         self.pipeline = load(bundle, backend, device, precision, threads=threads, trust_engine=trust_engine)
+
+    def signature(self, raw: bool) -> Signature:
+        """Inputs of raw clips, or the model's own; outputs of one clip, without the batch axis; labels."""
+        runtime = self.pipeline.runtime
+        inputs = RAW_INPUTS if raw else runtime.inputs
+        return _infos(inputs, 0), _infos(runtime.outputs, 1), list(self.pipeline.labels)
 
     def run_clips(self, clips: Sequence[ClipView]) -> list[Row]:
         """As calling the pipeline; raises as it does."""
@@ -89,6 +101,14 @@ class EmbeddedPipeline:
     def close(self) -> None:
         """Close the pipeline."""
         self.pipeline.close()
+
+
+def _infos(specs: Mapping[str, TensorSpec], first: int) -> list[TensorInfo]:
+    """Names and types, and shapes from axis `first` on."""
+    return [
+        (name, tuple(size if isinstance(size, int) else -1 for size in spec.shape[first:]), spec.dtype)
+        for name, spec in specs.items()
+    ]
 
 
 def describe(error: BaseException) -> tuple[int, str]:
