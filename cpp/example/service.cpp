@@ -110,7 +110,7 @@ int main(int count, char** arguments) try {
     httplib::Server server;
     server.new_task_queue = [&] { return new httplib::ThreadPool(static_cast<std::size_t>(options.at("--threads"))); };
     serve(server, session);
-    const int port = options.at("--port") == 0 ? server.bind_to_any_port("127.0.0.1")
+    const int port = options.at("--port") == 0                                ? server.bind_to_any_port("127.0.0.1")
                      : server.bind_to_port("127.0.0.1", options.at("--port")) ? options.at("--port")
                                                                               : -1;
     if (port < 0) {

@@ -58,10 +58,7 @@ typedef enum tvlt_input {
 } tvlt_input;
 
 /** Type of the values of a tensor. */
-typedef enum tvlt_dtype {
-    TVLT_FLOAT32 = 1,
-    TVLT_UINT8 = 2
-} tvlt_dtype;
+typedef enum tvlt_dtype { TVLT_FLOAT32 = 1, TVLT_UINT8 = 2 } tvlt_dtype;
 
 /** An open bundle. */
 typedef struct tvlt_session tvlt_session;
@@ -70,35 +67,35 @@ typedef struct tvlt_result tvlt_result;
 
 /** How to open a bundle. */
 typedef struct tvlt_options {
-    uint32_t struct_size;    /**< sizeof(tvlt_options) */
-    int32_t input;           /**< a tvlt_input */
-    int32_t threads;         /**< CPU threads of the engine; 0: all cores */
-    const char *backend;     /**< NULL: onnxruntime, the only one of libtvlt_deploy */
-    const char *device;      /**< cpu, cuda or cuda:N; NULL: cpu */
-    const char *provider;    /**< execution provider of ONNX Runtime on a CUDA device: cuda, tensorrt or tensorrt-rtx;
-                                  NULL: cuda. libtvlt_deploy only. */
-    const char *precision;   /**< fp32, fp16, int8, ...; NULL: fp32, or the choice of the backend `auto` */
-    const char *onnxruntime; /**< file of the ONNX Runtime library; NULL: $TVLT_ONNXRUNTIME, else libonnxruntime.so.1
-                                  from the dynamic loader's path. libtvlt_deploy only. */
-    const char *python;      /**< bin/python of a virtual environment with tvlt-deploy; NULL: $TVLT_PYTHON. The first
-                                  session of a process sets it for all. libtvlt_deploy_python only. */
+    uint32_t struct_size;     /**< sizeof(tvlt_options) */
+    int32_t input;            /**< a tvlt_input */
+    int32_t threads;          /**< CPU threads of the engine; 0: all cores */
+    const char *backend;      /**< NULL: onnxruntime, the only one of libtvlt_deploy */
+    const char *device;       /**< cpu, cuda or cuda:N; NULL: cpu */
+    const char *provider;     /**< execution provider of ONNX Runtime on a CUDA device: cuda, tensorrt or tensorrt-rtx;
+                                   NULL: cuda. libtvlt_deploy only. */
+    const char *precision;    /**< fp32, fp16, int8, ...; NULL: fp32, or the choice of the backend `auto` */
+    const char *onnxruntime;  /**< file of the ONNX Runtime library; NULL: $TVLT_ONNXRUNTIME, else libonnxruntime.so.1
+                                   from the dynamic loader's path. libtvlt_deploy only. */
+    const char *python;       /**< bin/python of a virtual environment with tvlt-deploy; NULL: $TVLT_PYTHON. The first
+                                   session of a process sets it for all. libtvlt_deploy_python only. */
     const char *trust_engine; /**< SHA-256 of a TensorRT engine that was not built on this machine: an engine is code.
                                    libtvlt_deploy_python only. */
 } tvlt_options;
 
 /** One raw clip. A part with count 0 is absent; the model then runs on the other part. */
 typedef struct tvlt_clip {
-    uint32_t struct_size;    /**< sizeof(tvlt_clip) */
-    int32_t sampling_rate;   /**< Hz; must be the model's, 44100 */
-    const uint8_t *frames;   /**< RGB, frame_count x height x width x 3, with the strides below */
-    size_t frames_size;      /**< bytes that may be read from `frames` */
-    int64_t frame_count;     /**< 0: no frames */
-    int64_t height;          /**< pixels */
-    int64_t width;           /**< pixels */
-    int64_t frame_stride;    /**< bytes from one frame to the next; 0: packed */
-    int64_t row_stride;      /**< bytes from one row of pixels to the next; 0: packed */
-    const float *samples;    /**< mono, in [-1, 1] */
-    int64_t sample_count;    /**< 0: no sound */
+    uint32_t struct_size;  /**< sizeof(tvlt_clip) */
+    int32_t sampling_rate; /**< Hz; must be the model's, 44100 */
+    const uint8_t *frames; /**< RGB, frame_count x height x width x 3, with the strides below */
+    size_t frames_size;    /**< bytes that may be read from `frames` */
+    int64_t frame_count;   /**< 0: no frames */
+    int64_t height;        /**< pixels */
+    int64_t width;         /**< pixels */
+    int64_t frame_stride;  /**< bytes from one frame to the next; 0: packed */
+    int64_t row_stride;    /**< bytes from one row of pixels to the next; 0: packed */
+    const float *samples;  /**< mono, in [-1, 1] */
+    int64_t sample_count;  /**< 0: no sound */
 } tvlt_clip;
 
 /** A row-major float32 array with a name: a graph input, or one output of one clip. */

@@ -40,7 +40,8 @@ void put_frames(const tvlt_clip& from, const std::string& name, Clip& clip) {
     const auto row = product(from.width, 3, name);
     const auto row_stride = from.row_stride == 0 ? row : from.row_stride;
     if (row_stride < row)
-        refuse(actual("row_stride", row_stride) + "; expected at least " + std::to_string(row) + " for a row of pixels");
+        refuse(actual("row_stride", row_stride) + "; expected at least " + std::to_string(row) +
+               " for a row of pixels");
     const auto frame = sum(product(from.height - 1, row_stride, name), row, name);
     const auto frame_stride = from.frame_stride == 0 ? product(from.height, row_stride, name) : from.frame_stride;
     if (frame_stride < frame)

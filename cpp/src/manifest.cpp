@@ -37,8 +37,7 @@ public:
     Node operator[](const char* key) const {
         if (!value_.is_object()) refuse("an object");
         const auto entry = value_.find(key);
-        if (entry == value_.end())
-            throw Failure(TVLT_FILE, place_ + " has no field " + key, "export the bundle again");
+        if (entry == value_.end()) throw Failure(TVLT_FILE, place_ + " has no field " + key, "export the bundle again");
         return {*entry, place_ + ": " + key};
     }
 
@@ -48,8 +47,9 @@ public:
     }
 
     std::int64_t integer(std::int64_t min, std::int64_t max) const {
-        const bool fits = value_.is_number_integer() &&
-                          (!value_.is_number_unsigned() || value_.get<std::uint64_t>() <= static_cast<std::uint64_t>(max));
+        const bool fits =
+            value_.is_number_integer() &&
+            (!value_.is_number_unsigned() || value_.get<std::uint64_t>() <= static_cast<std::uint64_t>(max));
         if (!fits || value_.get<std::int64_t>() < min || value_.get<std::int64_t>() > max)
             refuse("an integer from " + std::to_string(min) + " to " + std::to_string(max));
         return value_.get<std::int64_t>();
@@ -58,14 +58,16 @@ public:
     std::vector<Node> elements() const {
         if (!value_.is_array()) refuse("a list");
         std::vector<Node> nodes;
-        for (const auto& element : value_) nodes.emplace_back(element, place_ + "[" + std::to_string(nodes.size()) + "]");
+        for (const auto& element : value_)
+            nodes.emplace_back(element, place_ + "[" + std::to_string(nodes.size()) + "]");
         return nodes;
     }
 
     std::vector<std::pair<std::string, Node>> items() const {
         if (!value_.is_object()) refuse("an object");
         std::vector<std::pair<std::string, Node>> nodes;
-        for (const auto& item : value_.items()) nodes.emplace_back(item.key(), Node(item.value(), place_ + ": " + item.key()));
+        for (const auto& item : value_.items())
+            nodes.emplace_back(item.key(), Node(item.value(), place_ + ": " + item.key()));
         return nodes;
     }
 
@@ -139,7 +141,8 @@ void check_path(const Manifest& manifest, const std::string& path, const std::st
     const std::filesystem::path relative(path);
     bool inside = relative.is_relative() && path.find('\\') == std::string::npos;
     for (const auto& part : relative) inside = inside && part != "..";
-    if (!inside) throw Failure(TVLT_FILE, name + " names '" + path + "', which is outside the bundle", "do not use this bundle");
+    if (!inside)
+        throw Failure(TVLT_FILE, name + " names '" + path + "', which is outside the bundle", "do not use this bundle");
     if (manifest.files.count(path) == 0)
         throw Failure(TVLT_FILE, name + " uses '" + path + "' but lists no hash for it", "export the bundle again");
 }

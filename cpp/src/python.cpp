@@ -80,7 +80,8 @@ void check_environment(const fs::path& python) {
     const auto version = environment_version(python);
     if (!version.empty() && version != own)
         throw Failure(TVLT_ENVIRONMENT,
-                      python.string() + " is Python " + version + "; expected Python " + own + ", which this library was built for",
+                      python.string() + " is Python " + version + "; expected Python " + own +
+                          ", which this library was built for",
                       "build it with -DPython3_EXECUTABLE set to that file");
 }
 
@@ -142,8 +143,7 @@ void start_interpreter(const std::string& option) {
     const auto python = !option.empty() ? fs::absolute(option) : started ? running : fs::absolute(named);
     if (started) {
         if (python != running)
-            throw Failure(TVLT_USAGE,
-                          "options.python is " + python.string() + "; expected " + running.string() + ", which the process runs",
+            throw Failure(TVLT_USAGE, "options.python is " + python.string() + "; expected " + running.string(),
                           "one process has one interpreter");
         return;
     }

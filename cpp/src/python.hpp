@@ -54,8 +54,8 @@ Failure python_failure();
 /// An owned reference. Throws the pending exception if it is null.
 Object checked(PyObject* owned);
 
-/// Start the interpreter of the process, once. It is never finalised: numpy cannot be loaded a second time, and a thread
-/// inside Python aborts the process during finalisation. python: bin/python of a virtual environment; empty for
+/// Start the interpreter of the process, once. It is never finalised: numpy cannot be loaded a second time, and a
+/// thread inside Python aborts the process during finalisation. python: bin/python of a virtual environment; empty for
 /// $TVLT_PYTHON, or the interpreter that runs already. Throws `Failure` (TVLT_ENVIRONMENT, TVLT_USAGE).
 void start_interpreter(const std::string& python);
 

@@ -122,7 +122,8 @@ Signature signature_of(const Object& pipeline, tvlt_input input) {
     const auto parts =
         checked(PyObject_CallMethod(pipeline.get(), "signature", "O", input == TVLT_CLIPS ? Py_True : Py_False));
     PyObject *inputs = nullptr, *outputs = nullptr, *labels = nullptr;
-    if (PyArg_ParseTuple(parts.get(), "O!O!O!", &PyList_Type, &inputs, &PyList_Type, &outputs, &PyList_Type, &labels) == 0)
+    auto* const list = &PyList_Type;
+    if (PyArg_ParseTuple(parts.get(), "O!O!O!", list, &inputs, list, &outputs, list, &labels) == 0)
         throw python_failure();
     return {infos_of(inputs), infos_of(outputs), std::make_shared<Labels>(texts_of(labels))};
 }
@@ -135,9 +136,8 @@ public:
         const Object threads(options.threads > 0 ? PyLong_FromLong(options.threads) : none());
         const auto text_or_none = [](const std::string& text) { return text.empty() ? nullptr : text.c_str(); };
         auto pipeline = checked(PyObject_CallMethod(
-            module.get(), "EmbeddedPipeline", "ssszOz", bundle.c_str(), options.backend.c_str(),
-            options.device.c_str(), text_or_none(options.precision), threads.get(),
-            text_or_none(options.trust_engine)));
+            module.get(), "EmbeddedPipeline", "ssszOz", bundle.c_str(), options.backend.c_str(), options.device.c_str(),
+            text_or_none(options.precision), threads.get(), text_or_none(options.trust_engine)));
         signature_ = signature_of(pipeline, options.input);
         pipeline_ = std::move(pipeline);
     }

@@ -65,9 +65,8 @@ std::vector<T> read_structs(const T* from, std::size_t count, const std::string&
         const auto stride = index == 0 ? struct_size<T>(from, element) : values.front().struct_size;
         values.push_back(read_struct<T>(bytes + index * stride, element));
         if (values.back().struct_size != stride)
-            throw Failure(TVLT_USAGE,
-                          element + ".struct_size is " + std::to_string(values.back().struct_size) + "; expected " +
-                              std::to_string(stride) + ", as in " + name + "[0]");
+            throw Failure(TVLT_USAGE, element + ".struct_size is " + std::to_string(values.back().struct_size) +
+                                          "; expected " + std::to_string(stride) + ", as in " + name + "[0]");
     }
     return values;
 }

@@ -124,7 +124,9 @@ void Case::expect(const tvlt::Result& result) {
 
 bool Case::agrees(const tvlt::Result& result) const {
     const auto near = [&](double actual, double expected) { return std::abs(actual - expected) <= tolerance; };
-    const auto rounded = [&](double actual, double expected) { return std::abs(actual - expected) <= tolerance + 1e-12; };
+    const auto rounded = [&](double actual, double expected) {
+        return std::abs(actual - expected) <= tolerance + 1e-12;
+    };
     for (std::size_t clip = 0; clip < outputs.size(); ++clip) {
         for (const auto& [output_name, expected] : outputs[clip]) {
             const auto actual = result.output(clip, output_name.c_str());

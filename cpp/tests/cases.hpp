@@ -32,7 +32,7 @@ struct Case {
     std::vector<float> samples;                         // of a clip
     std::string media;                                  // of a media file
     std::vector<std::map<std::string, Array>> outputs;  // by clip and name
-    std::vector<Labelled> answers;                          // by clip; empty for tasks without labels
+    std::vector<Labelled> answers;                      // by clip; empty for tasks without labels
     double tolerance = 0;
     tvlt_status status = TVLT_OK;  // of a call that is refused, with a message that contains `text`
     std::string text;

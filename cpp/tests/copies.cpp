@@ -8,8 +8,7 @@
 
 namespace fs = std::filesystem;
 
-Copy::Copy(const std::string& bundle)
-    : path(fs::temp_directory_path() / ("tvlt_bundle_" + std::to_string(getpid()))) {
+Copy::Copy(const std::string& bundle) : path(fs::temp_directory_path() / ("tvlt_bundle_" + std::to_string(getpid()))) {
     fs::remove_all(path);
     fs::copy(bundle_path(bundle), path, fs::copy_options::recursive);
 }

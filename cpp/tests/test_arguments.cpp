@@ -87,7 +87,8 @@ TEST_CASE("invalid clips") {
     try_clip("row_stride is 2; expected at least", [](tvlt_clip& clip) { clip.row_stride = 2; });
     try_clip("row_stride is -1", [](tvlt_clip& clip) { clip.row_stride = -1; });
     try_clip("frame_stride is 100", [](tvlt_clip& clip) { clip.frame_stride = 100; });
-    try_clip("larger than the address space", [](tvlt_clip& clip) { clip.width = std::numeric_limits<int64_t>::max(); });
+    try_clip("larger than the address space",
+             [](tvlt_clip& clip) { clip.width = std::numeric_limits<int64_t>::max(); });
     try_clip("sampling_rate is 16000; expected 44100", [](tvlt_clip& clip) { clip.sampling_rate = 16000; });
     try_clip("samples; expected at least 512", [](tvlt_clip& clip) { clip.sample_count = 511; });
     try_clip("sample_count is -1", [](tvlt_clip& clip) { clip.sample_count = -1; });
@@ -200,8 +201,8 @@ TEST_CASE("a bundle without the fused graph accepts no clips") {
 TEST_CASE("a missing provider is named, with the available ones") {
     const auto one = first("tensors");
     for (const auto& [name, provider] : {std::pair{"cuda", "CUDAExecutionProvider"},
-                                            {"tensorrt", "TensorrtExecutionProvider"},
-                                            {"tensorrt-rtx", "NvTensorRTRTXExecutionProvider"}}) {
+                                         {"tensorrt", "TensorrtExecutionProvider"},
+                                         {"tensorrt-rtx", "NvTensorRTRTXExecutionProvider"}}) {
         auto options = test_options();
         options.provider = name;
         options.device = "cuda:0";

@@ -1,10 +1,10 @@
 // Many threads on one session, and many calls.
 #include <doctest/doctest.h>
 
+#include <unistd.h>
 #include <atomic>
 #include <fstream>
 #include <thread>
-#include <unistd.h>
 
 #include "cases.hpp"
 

@@ -52,7 +52,8 @@ const char* const classification = "audio-visual-classification";
 TEST_CASE("versions") {
     const Altered bundle(classification);
     CHECK(bundle.set("/schema_version", 1) == TVLT_FILE);
-    CHECK(said("manifest.json has schema_version 1; expected 2 (upgrade the bundle with `tvlt-deploy export OLD NEW`)"));
+    CHECK(
+        said("manifest.json has schema_version 1; expected 2 (upgrade the bundle with `tvlt-deploy export OLD NEW`)"));
     for (const auto& version : {Json(3), Json("2"), Json(nullptr), Json(2.5)}) {
         CHECK(bundle.set("/schema_version", version) == TVLT_FILE);
         CHECK(said("has schema_version " + version.dump() + "; expected 2 (use the release that wrote it"));
@@ -73,8 +74,8 @@ TEST_CASE("paths") {
 
 TEST_CASE("every field that is read is required") {
     const Altered bundle(classification);
-    for (const auto* const field : {"task", "activation", "labels", "sign_labels", "limits", "inputs", "outputs", "files",
-                                    "variants"}) {
+    for (const auto* const field :
+         {"task", "activation", "labels", "sign_labels", "limits", "inputs", "outputs", "files", "variants"}) {
         CHECK(bundle.remove(field) == TVLT_FILE);
         CHECK(said(std::string("manifest.json has no field ") + field));
     }
@@ -87,8 +88,14 @@ TEST_CASE("every field that is read is required") {
 
 TEST_CASE("limits are integers from 1 on") {
     const Altered bundle(classification);
-    const Json values[] = {0, -1, 1.0, "1", true, std::numeric_limits<std::int64_t>::min(),
-                           std::numeric_limits<std::uint64_t>::max(), Json::array({1})};
+    const Json values[] = {0,
+                           -1,
+                           1.0,
+                           "1",
+                           true,
+                           std::numeric_limits<std::int64_t>::min(),
+                           std::numeric_limits<std::uint64_t>::max(),
+                           Json::array({1})};
     for (const auto& limit : bundle.content().at("limits").items())
         for (const auto& value : values) {
             CHECK(bundle.set("/limits/" + limit.key(), value) == TVLT_FILE);

@@ -70,7 +70,9 @@ TEST_CASE("indices out of range and null pointers") {
     tvlt_session* session = nullptr;
     const auto options = test_options();
     REQUIRE(tvlt_open(bundle_path(one.bundle).c_str(), &options, &session) == TVLT_OK);
-    const auto said = [](const std::string& part) { return std::string(tvlt_last_error()).find(part) != std::string::npos; };
+    const auto said = [](const std::string& part) {
+        return std::string(tvlt_last_error()).find(part) != std::string::npos;
+    };
     auto info = tvlt::make<tvlt_tensor_info>();
     CHECK(tvlt_session_input(session, 4, &info) == TVLT_USAGE);
     CHECK(said("index is 4; expected less than 4, the number of inputs"));

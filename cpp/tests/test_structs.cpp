@@ -112,7 +112,8 @@ TEST_CASE("the stride of an array is the caller's struct_size") {
     const std::vector<Old> olds{{sizeof(Old), 1, 10}, {sizeof(Old), 2, 20}, {sizeof(Old), 3, 30}};
     const auto from_old = read_all(olds.data(), olds.size());
     std::vector<New> news;
-    for (std::int32_t index = 1; index <= 3; ++index) news.push_back({{sizeof(New), index, index * 10, 0, nullptr}, 0, 0});
+    for (std::int32_t index = 1; index <= 3; ++index)
+        news.push_back({{sizeof(New), index, index * 10, 0, nullptr}, 0, 0});
     const auto from_new = read_all(news.data(), news.size());
     for (std::size_t index = 0; index < 3; ++index)
         for (const auto* values : {&from_old, &from_new}) {

@@ -21,12 +21,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.cpp import golden
 from tests.cpp.data import clips, write_data
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.runtimes.onnxruntime import shared_library
 
 ROOT = Path(__file__).parents[2]
-LACKING = re.compile(
+TOOLS = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+"""Where clang-format and clang-tidy are looked for: the Python environment first."""
+MISSING = re.compile(
     r"Could NOT find .*|Could not find a package.*|.*was not found\..*|.*required packages.*not found.*"
 )
 
@@ -53,18 +56,18 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _configure(folder: Path, **definitions: object) -> None:
-    """Skips where something to build with is missing."""
+    """Skips if something that the build needs is missing."""
     settings = [f"-D{name}={value}" for name, value in definitions.items()]
     configured = _run("cmake", "-S", ROOT / "cpp", "-B", folder, f"-DPython3_EXECUTABLE={sys.executable}", *settings)
     if configured.returncode:
-        lacking = LACKING.search(configured.stderr)
-        assert lacking is not None, configured.stderr
-        pytest.skip(lacking[0].strip())
+        missing = MISSING.search(configured.stderr)
+        assert missing is not None, configured.stderr
+        pytest.skip(missing[0].strip())
 
 
 @pytest.fixture(scope="session")
 def toolchain(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Skips where the library cannot be built, before anything that takes a while."""
+    """Skips if the library cannot be built, before anything slow."""
     for tool in ("cmake", "c++", "pkg-config"):
         if shutil.which(tool) is None:
             pytest.skip(f"no {tool}")
@@ -83,22 +86,22 @@ def data(
 @pytest.fixture(scope="session")
 def build_of(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Callable[..., Path]:
     """(CMake definitions) -> a build directory with libraries and tests."""
-    made: dict[str, Path] = {}
+    builds: dict[str, Path] = {}
 
     def build(**definitions: str) -> Path:
         key = json.dumps(definitions, sort_keys=True)
-        if key not in made:
+        if key not in builds:
             folder = tmp_path_factory.mktemp("cpp-build")
             _configure(folder, TVLT_TESTS="ON", TVLT_TEST_DATA=data, **definitions)
             _checked("cmake", "--build", folder, "--parallel", os.cpu_count())
-            made[key] = folder
-        return made[key]
+            builds[key] = folder
+        return builds[key]
 
     return build
 
 
 @pytest.fixture(scope="session")
-def whole_build(build_of: Callable[..., Path]) -> Path:
+def full_build(build_of: Callable[..., Path]) -> Path:
     return build_of(TVLT_PYTHON="ON", TVLT_SERVICE="ON")
 
 
@@ -106,13 +109,13 @@ def _ctest(build: Path, *arguments: str) -> None:
     _checked("ctest", "--test-dir", build, "--no-tests=error", "--output-on-failure", *arguments)
 
 
-def test_the_library_answers_as_python_does_and_refuses_what_it_must(build_of: Callable[..., Path]) -> None:
+def test_the_library_passes_its_tests(build_of: Callable[..., Path]) -> None:
     _ctest(build_of())
 
 
 @pytest.mark.slow
-def test_the_embedded_pipeline_passes_its_tests(whole_build: Path) -> None:
-    _ctest(whole_build, "--tests-regex", "python")
+def test_the_embedded_pipeline_passes_its_tests(full_build: Path) -> None:
+    _ctest(full_build, "--tests-regex", "python")
 
 
 @pytest.mark.slow
@@ -126,6 +129,26 @@ def test_the_embedded_pipeline_passes_its_tests(whole_build: Path) -> None:
 )
 def test_sanitizers_find_nothing(build_of: Callable[..., Path], definitions: dict[str, str]) -> None:
     _ctest(build_of(**definitions))
+
+
+def test_golden_values_are_those_of_transformers() -> None:
+    stored = json.loads(golden.FILE.read_text())["cases"]
+    for old, new in zip(stored, golden.cases(), strict=True):
+        assert {**old, "values": None} == {**new, "values": None}
+        np.testing.assert_allclose(old["values"], new["values"], atol=1e-5)
+
+
+def test_format(tmp_path: Path) -> None:
+    if shutil.which("clang-format", path=TOOLS) is None:
+        pytest.skip("no clang-format")
+    _checked(ROOT / "cpp" / "lint", tmp_path, env={**os.environ, "PATH": TOOLS})
+
+
+@pytest.mark.slow
+def test_lint(build_of: Callable[..., Path]) -> None:
+    if shutil.which("clang-tidy", path=TOOLS) is None:
+        pytest.skip("no clang-tidy")
+    _checked(ROOT / "cpp" / "lint", build_of(TVLT_PYTHON="ON", TVLT_SERVICE="ON"), env={**os.environ, "PATH": TOOLS})
 
 
 def test_only_the_c_functions_are_exported(build_of: Callable[..., Path]) -> None:
@@ -185,18 +208,18 @@ def _body(frames: np.ndarray | None, sound: np.ndarray | None) -> tuple[str, byt
 
 
 @pytest.mark.slow
-def test_the_example_service(whole_build: Path, data: Path) -> None:
+def test_the_example_service(full_build: Path, data: Path) -> None:
     cases = json.loads((data / "cases.json").read_text())["cases"]["tvlt_deploy"]["clips"]
     bundle = Bundle(data / "audio-visual-classification")
-    wanted = {case["name"]: case["answers"][0]["scores"] for case in cases if case["bundle"] == bundle.task.name}
-    service = Service(whole_build / "tvlt_service", bundle.directory)
+    expected = {case["name"]: case["answers"][0]["scores"] for case in cases if case["bundle"] == bundle.task.name}
+    service = Service(full_build / "tvlt_service", bundle.directory)
     try:
         asked = {name: _body(*clip) for name, clip in clips(bundle.config).items()}
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda name: (name, *service.post(*asked[name])), list(asked) * 20))
         for name, status, answer in answers:
             assert status == 200, answer
-            assert answer["scores"] == pytest.approx(wanted[f"{bundle.task.name}: {name}"], abs=1e-4)
+            assert answer["scores"] == pytest.approx(expected[f"{bundle.task.name}: {name}"], abs=1e-4)
             assert answer["score"] == answer["scores"][answer["label"]] == max(answer["scores"].values())
         query, body = asked["frames of odd size and sound"]
         assert service.post(query, body[:-1])[0] == 400
@@ -211,21 +234,21 @@ def test_the_example_service(whole_build: Path, data: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_host_that_loads_the_embedded_pipeline_privately(whole_build: Path, data: Path, environment: Path) -> None:
+def test_a_host_that_loads_the_embedded_pipeline_privately(full_build: Path, data: Path, environment: Path) -> None:
     bundle = data / "audio-visual-classification"
-    host = whole_build / "tests" / "tvlt_host", whole_build / "libtvlt_deploy_python.so"
+    host = full_build / "tests" / "tvlt_host", full_build / "libtvlt_deploy_python.so"
     assert _checked(*host, environment, bundle, env={}).split() == ["0", "0"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["missing", "empty", "other version", "elsewhere"])
-def test_environments_that_are_refused(whole_build: Path, data: Path, tmp_path: Path, case: str) -> None:
+def test_environments_that_are_refused(full_build: Path, data: Path, tmp_path: Path, case: str) -> None:
     python = tmp_path / "bin" / "python"
     expected = {
         "missing": f"there is no executable {python}",
         "empty": "No module named",
-        "other version": f"{python} is Python 3.2; this library was built for Python {sys.version_info.major}.",
-        "elsewhere": f"wanted {tmp_path}",
+        "other version": f"{python} is Python 3.2; expected Python {sys.version_info.major}.",
+        "elsewhere": f"expected {tmp_path}",
     }[case]
     if case == "empty":
         _checked(sys.executable, "-m", "venv", "--without-pip", tmp_path)
@@ -235,7 +258,7 @@ def test_environments_that_are_refused(whole_build: Path, data: Path, tmp_path: 
         python.chmod(0o755)
     if case == "other version":
         (tmp_path / "pyvenv.cfg").write_text("home = /usr/bin\nversion = 3.2.1\n")
-    host = whole_build / "tests" / "tvlt_host", whole_build / "libtvlt_deploy_python.so"
+    host = full_build / "tests" / "tvlt_host", full_build / "libtvlt_deploy_python.so"
     lines = _checked(*host, python, data / "audio-visual-classification", env={}).splitlines()
     assert len(lines) == 2
     for line in lines:
@@ -244,7 +267,7 @@ def test_environments_that_are_refused(whole_build: Path, data: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_the_embedded_pipeline_inside_a_python_program(whole_build: Path, data: Path) -> None:
+def test_the_embedded_pipeline_inside_a_python_program(full_build: Path, data: Path) -> None:
     script = (
         "import ctypes, sys\n"
         "library = ctypes.CDLL(sys.argv[1])\n"
@@ -255,6 +278,6 @@ def test_the_embedded_pipeline_inside_a_python_program(whole_build: Path, data: 
         "library.tvlt_close(session)\n"
         "print('tvlt_deploy.inference.c_api' in sys.modules)\n"
     )
-    arguments = whole_build / "libtvlt_deploy_python.so", data / "audio-visual-classification"
+    arguments = full_build / "libtvlt_deploy_python.so", data / "audio-visual-classification"
     variables = {**os.environ, "PYTHONPATH": str(ROOT)}
     assert _checked(sys.executable, "-c", script, *arguments, env=variables) == "True\n"

@@ -9,12 +9,12 @@
 #include <stdio.h>
 #include <string.h>
 
-#define CHECK(condition)                                                                 \
-    do {                                                                                 \
-        if (!(condition)) {                                                              \
+#define CHECK(condition)                                                                   \
+    do {                                                                                   \
+        if (!(condition)) {                                                                \
             fprintf(stderr, "line %d: %s: %s\n", __LINE__, #condition, tvlt_last_error()); \
-            return 1;                                                                    \
-        }                                                                                \
+            return 1;                                                                      \
+        }                                                                                  \
     } while (0)
 
 enum { FRAMES = 2, SIDE = 40, SAMPLES = 9000, ROWS = 32, BINS = 32, CLIPS = 2 };
