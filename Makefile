@@ -12,7 +12,7 @@ MARKERS ?= not slow
 BIN = $(VENV)/bin
 TVLT = $(BIN)/tvlt-deploy
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint lint-cpp docs clean
 
 # torch first and by itself: with it in place nothing else asks for another build of it.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -37,6 +37,9 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+lint-cpp:
+	PATH="$(abspath $(BIN)):$$PATH" cpp/lint
 
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
