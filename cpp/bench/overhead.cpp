@@ -1,6 +1,6 @@
-// What tvlt_run_tensors costs over ONNX Runtime itself: the same graph, inputs and settings, called in turns.
+// Overhead of tvlt_run_tensors over ONNX Runtime itself: the same graph, inputs and settings, in alternation.
 //
-//   tvlt_overhead BUNDLE [ROUNDS]     $TVLT_ONNXRUNTIME names the library; 1 frame and 10 s of sound, 2 threads
+//   tvlt_overhead BUNDLE [ROUNDS]     $TVLT_ONNXRUNTIME is the library; 1 frame and 10 s of sound, 2 threads
 #include <dlfcn.h>
 #include <onnxruntime_c_api.h>
 
@@ -24,23 +24,23 @@ struct Input {
     std::vector<float> values;
 };
 
-std::vector<Input> inputs() {
-    std::vector<Input> made{{"pixel_values", {1, 1, 3, 224, 224}, {}},
-                            {"audio_values", {1, 1, rows, 128}, {}},
-                            {"pixel_mask", {1, patches}, {}},
-                            {"audio_mask", {1, steps * 8}, {}}};
-    for (auto& input : made) {
+std::vector<Input> make_inputs() {
+    std::vector<Input> inputs{{"pixel_values", {1, 1, 3, 224, 224}, {}},
+                              {"audio_values", {1, 1, rows, 128}, {}},
+                              {"pixel_mask", {1, patches}, {}},
+                              {"audio_mask", {1, steps * 8}, {}}};
+    for (auto& input : inputs) {
         std::size_t count = 1;
         for (const auto size : input.shape) count *= static_cast<std::size_t>(size);
         input.values.assign(count, 1.0F);
     }
     for (std::size_t index = 0; index < 2; ++index)
-        for (std::size_t place = 0; place < made[index].values.size(); ++place)
-            made[index].values[place] = static_cast<float>(place % 255) / 127.0F - 1;
-    return made;
+        for (std::size_t place = 0; place < inputs[index].values.size(); ++place)
+            inputs[index].values[place] = static_cast<float>(place % 255) / 127.0F - 1;
+    return inputs;
 }
 
-/// The bare session, with the settings that the library uses.
+/// A session of ONNX Runtime with the settings of the library.
 class Bare {
 public:
     explicit Bare(const std::string& graph) {
@@ -56,10 +56,10 @@ public:
         check(api_->CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory_));
     }
 
-    void run(const std::vector<Input>& given) const {
+    void run(const std::vector<Input>& inputs) const {
         std::vector<const char*> names;
         std::vector<OrtValue*> values;
-        for (const auto& input : given) {
+        for (const auto& input : inputs) {
             names.push_back(input.name);
             values.push_back(nullptr);
             check(api_->CreateTensorWithDataAsOrtValue(
@@ -111,9 +111,9 @@ int main(int count, char** arguments) {
     options.threads = threads;
     const tvlt::Session session(bundle, options);
     const Bare bare(bundle + "/fp32/model.onnxruntime-cpu.onnx");
-    const auto given = inputs();
+    const auto inputs = make_inputs();
     std::vector<tvlt_tensor> tensors;
-    for (const auto& input : given) {
+    for (const auto& input : inputs) {
         auto tensor = tvlt::make<tvlt_tensor>();
         tensor.name = input.name;
         tensor.rank = static_cast<std::uint32_t>(input.shape.size());
@@ -123,21 +123,21 @@ int main(int count, char** arguments) {
         tensors.push_back(tensor);
     }
     std::vector<double> ours, theirs;
-    for (int round = -2; round < rounds; ++round) {  // two to warm up
+    for (int round = -2; round < rounds; ++round) {  // the first two are warm-up
         double times[2];
-        for (int turn = 0; turn < 2; ++turn)  // who goes first changes
+        for (int turn = 0; turn < 2; ++turn)  // in changing order
             if ((turn + round) % 2 == 0)
                 times[0] = milliseconds([&] { session.run(tensors); });
             else
-                times[1] = milliseconds([&] { bare.run(given); });
+                times[1] = milliseconds([&] { bare.run(inputs); });
         if (round < 0) continue;
         ours.push_back(times[0]);
         theirs.push_back(times[1]);
     }
-    const auto report = [&](const char* name, double found, double bare_time) {
+    const auto report = [&](const char* name, double time, double bare_time) {
         std::printf("image10, %d rounds, %s: tvlt_run_tensors %.2f ms, ONNX Runtime %.2f ms (%+.2f %%)\n", rounds, name,
-                    found, bare_time, 100 * (found / bare_time - 1));
+                    time, bare_time, 100 * (time / bare_time - 1));
     };
     report("median", median(ours), median(theirs));
-    report("least", *std::min_element(ours.begin(), ours.end()), *std::min_element(theirs.begin(), theirs.end()));
+    report("min", *std::min_element(ours.begin(), ours.end()), *std::min_element(theirs.begin(), theirs.end()));
 }

@@ -1,4 +1,4 @@
-// An HTTP service around one bundle: raw frames and sound in, the labelled answer out.
+// An HTTP service for one bundle: raw frames and sound in, label and scores out.
 //
 //   tvlt_service BUNDLE [--port 8080] [--threads 4] [--engine-threads 0]
 //
@@ -22,19 +22,19 @@
 
 namespace {
 
-constexpr std::size_t most_bytes = std::size_t{1} << 28;  // 40 frames of 1080p; larger bodies are refused unread
+constexpr std::size_t max_bytes = std::size_t{1} << 28;  // 40 frames of 1080p; larger bodies are refused
 
-/// A number of the query; 0 where it is absent.
+/// A number of the query; 0 if it is absent.
 std::int64_t number(const httplib::Request& request, const char* name) {
     const auto text = request.get_param_value(name);
     char* end = nullptr;
     const auto value = std::strtoll(text.c_str(), &end, 10);
-    if (*end != '\0' || value < 0 || value > static_cast<std::int64_t>(most_bytes))
-        throw tvlt::Error(TVLT_USAGE, std::string(name) + " is '" + text + "'; wanted a number");
+    if (*end != '\0' || value < 0 || value > static_cast<std::int64_t>(max_bytes))
+        throw tvlt::Error(TVLT_USAGE, std::string(name) + " is '" + text + "'; expected a number");
     return value;
 }
 
-/// The clip that a request describes, on the memory of its body.
+/// The clip of a request; its data is the body of the request.
 tvlt_clip clip_of(const httplib::Request& request) {
     auto clip = tvlt::make<tvlt_clip>();
     clip.sample_count = number(request, "samples");
@@ -53,16 +53,16 @@ tvlt_clip clip_of(const httplib::Request& request) {
 nlohmann::json answer(const tvlt::Session& session, const tvlt_clip& clip) {
     const auto start = std::chrono::steady_clock::now();
     const auto result = session.run(clip);
-    const std::chrono::duration<double, std::milli> spent = std::chrono::steady_clock::now() - start;
-    const auto found = result.answer();
+    const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - start;
+    const auto view = result.answer();
     nlohmann::json scores;
-    for (std::uint32_t label = 0; label < found.label_count; ++label) scores[found.labels[label]] = found.scores[label];
-    return {{"label", found.label}, {"score", found.score}, {"scores", scores}, {"milliseconds", spent.count()}};
+    for (std::uint32_t label = 0; label < view.label_count; ++label) scores[view.labels[label]] = view.scores[label];
+    return {{"label", view.label}, {"score", view.score}, {"scores", scores}, {"milliseconds", elapsed.count()}};
 }
 
 void serve(httplib::Server& server, const tvlt::Session& session) {
-    server.set_payload_max_length(most_bytes);
-    server.set_tcp_nodelay(true);  // or an answer waits 40 ms for the client's acknowledgement
+    server.set_payload_max_length(max_bytes);
+    server.set_tcp_nodelay(true);  // else a response waits 40 ms for the client's acknowledgement
     server.Get("/health", [](const httplib::Request&, httplib::Response& response) {
         response.set_content("ok\n", "text/plain");
     });
@@ -97,7 +97,7 @@ int main(int count, char** arguments) try {
     }
     const auto options = options_of(count, arguments);
 
-    // Blocked here, before any thread starts, the signals reach only the thread that waits for them.
+    // Signals that are blocked before any thread starts reach only the thread that waits for them.
     sigset_t signals;
     sigemptyset(&signals);
     sigaddset(&signals, SIGINT);
@@ -114,7 +114,7 @@ int main(int count, char** arguments) try {
                      : server.bind_to_port("127.0.0.1", options.at("--port")) ? options.at("--port")
                                                                               : -1;
     if (port < 0) {
-        std::fprintf(stderr, "error: port %d of 127.0.0.1 cannot be had\n", options.at("--port"));
+        std::fprintf(stderr, "error: port %d of 127.0.0.1 is not available\n", options.at("--port"));
         return 4;
     }
     std::thread([&] {
@@ -124,7 +124,7 @@ int main(int count, char** arguments) try {
     }).detach();
     std::printf("listening on 127.0.0.1:%d\n", port);
     std::fflush(stdout);
-    server.listen_after_bind();  // returns when running requests are done
+    server.listen_after_bind();  // returns when the running requests have ended
     return 0;
 } catch (const tvlt::Error& error) {
     std::fprintf(stderr, "error: %s\n", error.what());

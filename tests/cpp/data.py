@@ -23,7 +23,8 @@ from tests import truth
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import InputError
-from tvlt_deploy.inference.pipeline import Answer, Pipeline
+from tvlt_deploy.inference.answers import Answer
+from tvlt_deploy.inference.pipeline import Pipeline
 from tvlt_deploy.runtimes.onnxruntime import open_fused, shared_library
 from tvlt_deploy.tasks import TASKS
 
