@@ -1,6 +1,7 @@
 # make demo   install and run the main job: checkpoint -> bundle -> verification -> answer -> benchmark
 # make test   install and run the tests; `make test MARKERS=` includes the slow ones
 # make lint   style, types and import layers
+# make lint-cpp   format and checks of cpp/; a missing tool is skipped, with the reason
 # make docs   build the documentation into build/site; a broken link, anchor or reference is an error
 
 VENV ?= .venv
