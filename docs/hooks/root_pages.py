@@ -1,4 +1,4 @@
-"""Site hook: pages whose source is a file at the repository root (CONTRIBUTING.md and others)."""
+"""Site hook: pages whose source is a file at the repository root (CONTRIBUTING.md and others), and links to them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT_PAGES = {
     "CONTRIBUTING.md": "project/contributing.md",
@@ -30,3 +31,10 @@ def site_links(text: str) -> str:
     for source, target in ROOT_PAGES.items():
         text = text.replace(f"]({source}", f"]({Path(target).name}")
     return text
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Links from a page one folder below `docs/` to a root page lead to its place on the site."""
+    for source, target in ROOT_PAGES.items():
+        markdown = markdown.replace(f"](../../{source}", f"](../{target}")
+    return markdown
