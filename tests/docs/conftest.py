@@ -67,6 +67,7 @@ def workplace(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (commands / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(commands), prepend=os.pathsep)
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the models are tiny: threads only wait for each other
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     place = Path(shutil.copytree(prepared, tmp_path / "place"))
     monkeypatch.chdir(place)
