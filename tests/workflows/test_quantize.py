@@ -31,7 +31,7 @@ from tvlt_deploy.exporters.quantization.smoothquant import smooth_layers
 from tvlt_deploy.parity.cases import add_noise, pad_clip, synthetic_clip
 from tvlt_deploy.reference.loading import load_model
 from tvlt_deploy.runtimes import open_runtime
-from tvlt_deploy.workflows.calibration import Source, digest
+from tvlt_deploy.workflows.calibration import ClipReader, digest
 from tvlt_deploy.workflows.quantize import choose_layers, observe, quantize
 from tvlt_deploy.workflows.verify import verify
 
@@ -428,7 +428,7 @@ def test_count_stops_the_reading(features: Bundle) -> None:
             yield clip
 
     with open_runtime(features, "torch") as runtime:
-        source = Source(clips(), runtime, None, 3, 0.0)
+        source = ClipReader(clips(), runtime, None, 3, 0.0)
         observe(inference_form(runtime.model, features.task, standard_attention), source, "", lambda text: None)
     assert len(read) == len(source.seen.sha256) == 3
 
@@ -442,22 +442,22 @@ def refused(bundle: Path, clips: Any, error: type[Exception], message: str, **op
 
 def test_refusals(features: Bundle, copy_of: Callable[..., Path]) -> None:
     bundle, clips = copy_of(features), clips_for(features, 3)
-    refused(bundle, [*clips, *clips], UsageError, r"3 distinct clips of 6 read; wanted 4 \(add clips", count=4)
-    refused(bundle, [], UsageError, "0 distinct clips of 0 read; wanted 1")
-    refused(bundle, clips, UsageError, "count is 0; wanted at least 1", count=0)
-    refused(bundle, clips, UsageError, "precision is 'fp16'; wanted int8 or fp8", precisions=["fp16"])
+    refused(bundle, [*clips, *clips], UsageError, r"3 distinct clips of 6 read; expected 4 \(add clips", count=4)
+    refused(bundle, [], UsageError, "0 distinct clips of 0 read; expected 1")
+    refused(bundle, clips, UsageError, "count is 0; expected at least 1", count=0)
+    refused(bundle, clips, UsageError, "precision is 'fp16'; expected int8 or fp8", precisions=["fp16"])
     refused(bundle, clips, UsageError, "no precision is asked for", precisions=[])
     refused(bundle, clips, UsageError, r"alpha is 2; wanted 0 .* to 1", smooth=True, alpha=2)
-    refused(bundle, clips, UsageError, "max_unreadable is 3; wanted a share", max_unreadable=3)
+    refused(bundle, clips, UsageError, "max_unreadable is 3; expected a share", max_unreadable=3)
     refused(bundle, clips, UsageError, "method is 'max'", method="max")
-    refused(bundle, clips, UsageError, r"keep is 'encoder\.layers\.9', which names no layer; .*layers\.0\.query",
+    refused(bundle, clips, UsageError, r"keep is 'encoder\.layers\.9', which matches no layer; .*layers\.0\.query",
             keep=["encoder.layers.9"])  # fmt: skip
     refused(bundle, clips, UsageError, "all 12 linear layers are kept", keep=["encoder"])
-    refused(bundle, iter(clips), UsageError, r"two passes are wanted \(pass a list", smooth=True)
+    refused(bundle, iter(clips), UsageError, r"two passes are needed \(pass a list", smooth=True)
     damaged = {**clips[0], "audio_values": np.full_like(clips[0]["audio_values"], np.nan)}
-    refused(bundle, [clips[1], damaged], InputError, "audio_values of clip 0 of entry 1 holds NaN or infinity")
+    refused(bundle, [clips[1], damaged], InputError, "audio_values of clip 0 of entry 1 contains NaN or infinity")
     refused(bundle, [{}], InputError, "missing inputs")
-    refused(bundle, bundle / "none", UsageError, r"none is not a folder \(name one that holds media files")
+    refused(bundle, bundle / "none", UsageError, r"none is not a folder \(name one that contains media files")
 
 
 def test_a_prefix_ends_at_a_dot() -> None:
@@ -539,7 +539,7 @@ def test_too_few_clips_in_a_folder(features: Bundle, copy_of: Callable[..., Path
     pytest.importorskip("av")
     result = invoke("quantize", copy_of(features), "--clips", folder, "--count", 11)
     assert result.exit_code == 2
-    assert "10 distinct clips of 10 read; wanted 11" in result.stderr
+    assert "10 distinct clips of 10 read; expected 11" in result.stderr
 
 
 # Into the bundle -----------------------------------------------------------------------------------------------------

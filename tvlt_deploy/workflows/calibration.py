@@ -1,4 +1,4 @@
-"""The clips that a calibration sees: read one at a time, each once, with a receipt of what was seen."""
+"""The clips of a calibration: read one at a time, each once, with counts for the receipt."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,11 +20,11 @@ from tvlt_deploy.runtimes.torch import TorchRuntime
 
 Feeds = dict[str, np.ndarray]
 Clips = str | os.PathLike[str] | Iterable[Mapping[str, Any]]
-"""A folder of media files, or model inputs by name, each entry a batch of one clip or more."""
+"""A folder of media files, or batches of one or more clips as model inputs by name."""
 
 
 def digest(feeds: Feeds) -> str:
-    """SHA-256 of one clip's values and masks; masking noise says nothing about the clip."""
+    """SHA-256 of the values and masks of one clip, without masking noise, which is not part of the clip."""
     state = hashlib.sha256()
     for name in sorted(feeds):
         if not name.endswith("_noise"):
@@ -36,10 +35,13 @@ def digest(feeds: Feeds) -> str:
 
 @dataclass
 class Seen:
-    """What one pass over the clips met.
+    """Counts of one pass over the clips.
 
-    clips: those read, repeated ones included. sha256: of the distinct ones, in order. shapes: (frames, rows) -> how
-    many distinct clips. unreadable: name and reason of each that could not be read.
+    Attributes:
+        clips: number of clips, including repeated and unreadable ones.
+        sha256: digest of each distinct clip, in order.
+        shapes: (frames, rows) -> number of distinct clips of that size.
+        unreadable: name of each clip that cannot be read -> reason.
     """
 
     clips: int = 0
@@ -48,25 +50,38 @@ class Seen:
     unreadable: dict[str, str] = field(default_factory=dict)
 
 
-class Source:
-    """Clips for the inputs of one model, in passes: each pass gives the same distinct clips, one at a time.
+class ClipReader:
+    """Reads the distinct clips of a calibration, one at a time. Each pass returns the same clips.
 
-    count: stop at so many distinct clips, and fail on fewer; None takes what there is.
-    max_unreadable: the share of clips that may fail to be read.
+    Attributes:
+        seen: counts of the last pass.
+        total: number of clips of a pass if known: `count`, or the number of clips in a folder.
     """
 
     def __init__(
         self, clips: Clips, runtime: TorchRuntime, pipeline: Pipeline | None, count: int | None, max_unreadable: float
     ) -> None:
+        """Args as of `tvlt_deploy.quantize`; `pipeline` pre-processes media files, and may be None without them."""
         self.clips, self.runtime, self.pipeline = clips, runtime, pipeline
         self.count, self.max_unreadable = count, max_unreadable
+        self.files = find_sources([clips]) if isinstance(clips, str | os.PathLike) else []
+        self.total = count or len(self.files) or None
         self.passes = 0
         self.seen = Seen()
 
     def __iter__(self) -> Iterator[Feeds]:
-        """Distinct clips, each a batch of one. Raises when the pass ends on too few of them, or too many unreadable."""
+        """Read the distinct clips.
+
+        Yields:
+            The inputs of each clip, a batch of one.
+
+        Raises:
+            UsageError: there are fewer than `count` distinct clips, or a second pass is made over an iterator.
+            MediaError: more clips than `max_unreadable` cannot be read.
+            InputError: a clip has NaN or infinity.
+        """
         if self.passes and isinstance(self.clips, Iterator):
-            raise UsageError("clips can be read once only, and two passes are wanted", hint="pass a list")
+            raise UsageError("clips is an iterator, and two passes are needed", hint="pass a list")
         self.passes += 1
         seen, known = Seen(), set[str]()
         self.seen = seen
@@ -84,9 +99,9 @@ class Source:
             yield clip
             if len(known) == self.count:
                 break
-        self._judge(seen)
+        self._check(seen)
 
-    def _judge(self, seen: Seen) -> None:
+    def _check(self, seen: Seen) -> None:
         if len(seen.unreadable) > self.max_unreadable * seen.clips:
             listed = "; ".join(f"{name}: {reason}" for name, reason in list(seen.unreadable.items())[:5])
             more = len(seen.unreadable) - 5
@@ -95,16 +110,17 @@ class Source:
                 f"{listed}{f'; and {more} more' if more > 0 else ''}",
                 hint="replace them, or allow more with --max-unreadable",
             )
-        wanted = 1 if self.count is None else self.count
-        if len(seen.sha256) < wanted:
+        expected = 1 if self.count is None else self.count
+        if len(seen.sha256) < expected:
             raise UsageError(
-                f"{len(seen.sha256)} distinct clips of {seen.clips} read; wanted {wanted}",
+                f"{len(seen.sha256)} distinct clips of {seen.clips} read; expected {expected}",
                 hint="add clips that differ, or ask for fewer with --count",
             )
 
     def _read(self) -> Iterator[tuple[str, Feeds | TvltError]]:
+        """(name, inputs or error) of every clip."""
         if isinstance(self.clips, str | os.PathLike):
-            yield from self._read_folder(Path(self.clips))
+            yield from self._read_files()
             return
         for index, entry in enumerate(self.clips):
             batch = check_feeds(entry, self.runtime.inputs, self.runtime.config)
@@ -113,10 +129,10 @@ class Source:
                 _check_finite(f"clip {row} of entry {index}", clip)
                 yield f"clip {row} of entry {index}", clip
 
-    def _read_folder(self, folder: Path) -> Iterator[tuple[str, Feeds | TvltError]]:
+    def _read_files(self) -> Iterator[tuple[str, Feeds | TvltError]]:
         pipeline = self.pipeline
         assert pipeline is not None
-        for media, audio in find_sources([folder]):
+        for media, audio in self.files:
             try:
                 clip = read_for(pipeline, media, audio)
                 feeds = pipeline.inputs(clip.pictures, clip.waveform, SAMPLING_RATE)
@@ -132,4 +148,4 @@ class Source:
 def _check_finite(name: str, feeds: Feeds) -> None:
     for key, values in feeds.items():
         if not np.isfinite(values).all():
-            raise InputError(f"{key} of {name} holds NaN or infinity", hint="leave the clip out, or repair it")
+            raise InputError(f"{key} of {name} contains NaN or infinity", hint="leave the clip out, or repair it")

@@ -1,6 +1,6 @@
-"""Calibrated int8 and fp8: clips through the form that ships, ranges, and graphs with them written in.
+"""Quantization to int8 and fp8: activation ranges from real clips, and graphs with these ranges.
 
-How to calibrate, and what the receipt says: docs/how-to/calibration.md.
+How to calibrate, and the fields of the receipt: docs/how-to/calibration.md.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from tvlt_deploy._internal.progress import Progress, silent
+from tvlt_deploy._internal.progress import Progress, Step, silent
 from tvlt_deploy.bundle import Bundle, BundleLike, open_bundle
 from tvlt_deploy.bundle.manifest import (
     FP16_TWIN_FORM,
@@ -45,7 +46,7 @@ try:
     from tvlt_deploy.exporters.quantization.qdq import insert_pairs
     from tvlt_deploy.exporters.quantization.smoothquant import check_alpha, smooth_layers
     from tvlt_deploy.runtimes.torch import TorchRuntime
-    from tvlt_deploy.workflows.calibration import Clips, Source
+    from tvlt_deploy.workflows.calibration import ClipReader, Clips
 except ImportError as error:
     raise EnvironmentLackError(
         f"quantizing needs {error.name}, which is not installed", hint="pip install 'tvlt-deploy[export,cpu]'"
@@ -55,6 +56,61 @@ DEFAULT_METHOD = "percentile"
 DEFAULT_PERCENTILE = 99.99
 DEFAULT_ALPHA = 0.5
 MAX_UNREADABLE = 0.1
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """The arguments of `quantize` that decide about the calibration."""
+
+    precisions: tuple[str, ...]
+    method: str
+    percentile: float
+    smooth: bool
+    alpha: float
+    keep: tuple[str, ...]
+    count: int | None
+    max_unreadable: float
+    threads: int | None
+
+    def check(self) -> None:
+        """Raise `UsageError` for values that are not allowed."""
+        check_method(self.method, self.percentile)
+        check_alpha(self.alpha)
+        for precision in self.precisions:
+            if precision not in QUANTIZED:
+                raise UsageError(f"precision is {precision!r}; expected {' or '.join(QUANTIZED)}")
+        if not self.precisions:
+            raise UsageError(f"no precision is asked for; expected {' or '.join(QUANTIZED)}")
+        if self.count is not None and self.count < 1:
+            raise UsageError(f"count is {self.count}; expected at least 1")
+        if not 0 <= self.max_unreadable <= 1:
+            raise UsageError(f"max_unreadable is {self.max_unreadable}; expected a share from 0 to 1")
+
+
+@dataclass(frozen=True)
+class _Calibration:
+    """The result of a calibration.
+
+    names: the names of each linear layer. layers: those to quantize. observers: of the tensors that the layers read.
+    smoothed: the weights after SmoothQuant, empty without it. receipt: `calibration` of the manifest.
+    """
+
+    names: Mapping[str, tuple[str, ...]]
+    layers: set[str]
+    observers: Mapping[str, Observer]
+    smoothed: Mapping[str, torch.Tensor]
+    receipt: dict[str, Any]
+
+    def limits(self, precision: str) -> dict[str, float]:
+        """Max input magnitude of each layer to quantize, by all its names."""
+        key = "largest" if precision == "fp8" else "limit"
+        return {
+            alias: self.receipt["ranges"][name][key]
+            for name, observer in self.observers.items()
+            for reader in observer.readers
+            if reader in self.layers
+            for alias in self.names[reader]
+        }
 
 
 def quantize(
@@ -74,30 +130,45 @@ def quantize(
     verify: bool = True,
     progress: Progress = silent,
 ) -> Bundle:
-    """Calibrate a bundle on clips and add int8, fp8 or both to it, in place of those that it holds.
+    """Calibrate a bundle on clips, and add int8 graphs, fp8 graphs or both to it. Existing ones are replaced.
 
-    bundle: one with the fp32 graphs and the weights.
-    clips: a folder of media files, or an iterable of model inputs: dicts of arrays with a batch axis, by the names
-        that the runtime's `inputs` list. Clips that are the same to the last bit count once.
-    method: `minmax`, `percentile` (of `percentile`, 99.9 to 99.999), `entropy` or `mse`. fp8 takes the largest value
-        whatever the method: a floating-point grid gains nothing from clipping.
-    smooth: SmoothQuant with `alpha`, folded into norms and weights; the clips are read twice.
-    keep: layers left in higher precision: names or patterns such as `encoder.layers.0` or `*.contract`.
-    count: how many distinct clips are wanted; None takes all.
-    evaluation: clips meant for measuring accuracy; the receipt says whether any of them was calibrated on.
-    max_unreadable: the share of the clips that may fail to be read.
-    verify: run the verdicts of `tvlt_deploy.workflows.verify` on the int8 graphs; a miss raises `VerdictError`.
+    The receipt of the calibration is `calibration` in the manifest. On any error the bundle is unchanged.
 
-    The receipt stands in the manifest as `calibration`. On any error the bundle is as it was. Raises `UsageError` for
-    arguments that cannot be and for too few distinct clips, `MediaError` for too many unreadable ones, `InputError`
-    for NaN, `VerdictError` also for weights that fp16 cannot hold, `EnvironmentLackError` for missing packages.
+    Args:
+        bundle: a bundle with the fp32 graphs and the weights, or its directory.
+        clips: a folder of media files, or an iterable of model inputs: dicts of arrays with a batch axis, by the names
+            of the inputs of the runtime. Identical clips count once.
+        precisions: `int8`, `fp8` or both.
+        method: how the range of an int8 activation is chosen: `minmax`, `percentile`, `entropy` or `mse`. fp8 always
+            uses the largest value, because clipping does not make a floating-point grid finer.
+        percentile: for the method `percentile`, 99.9 to 99.999.
+        smooth: use SmoothQuant, folded into norms and weights. The clips are read twice.
+        alpha: the strength of SmoothQuant, 0 to 1.
+        keep: layers to leave in higher precision: names or patterns such as `encoder.layers.0` or `*.contract`.
+        count: number of distinct clips to read; by default all.
+        evaluation: clips on which you measure accuracy; the receipt states how many of them are calibrated on.
+        max_unreadable: max share of clips that cannot be read, 0 to 1.
+        threads: CPU threads, by default all cores.
+        verify: verify the int8 graphs (`tvlt_deploy.verify`).
+        progress: called with a line of text at each step.
+
+    Returns:
+        The bundle.
+
+    Raises:
+        UsageError: an argument is not allowed, or there are too few distinct clips.
+        MediaError: too many clips cannot be read.
+        InputError: a clip has NaN or infinity.
+        VerdictError: a graph misses a limit, or a weight is too large for fp16.
+        EnvironmentLackError: a package is missing.
     """
-    check_method(method, percentile)
-    check_alpha(alpha)
-    _check_arguments(precisions, count, max_unreadable)
+    settings = _Settings(
+        tuple(precisions), method, percentile, smooth, alpha, tuple(keep), count, max_unreadable, threads
+    )
+    settings.check()
     for source in (clips, evaluation):
         if isinstance(source, str | os.PathLike) and not os.path.isdir(source):
-            raise UsageError(f"{source} is not a folder", hint="name one that holds media files")
+            raise UsageError(f"{source} is not a folder", hint="name one that contains media files")
     opened = open_bundle(bundle)
     for form in (STANDARD_FORM, ONNXRUNTIME_CPU_FORM):
         opened.check(opened.variant("fp32", form).files)
@@ -107,75 +178,40 @@ def quantize(
             hint="export again without --no-weights",
         )
     with opened.staging((CONFIG_FILE, WEIGHTS_FILE)) as stage:
-        progress(f"loading {opened.directory}")
-        with _open(opened, threads, clips, evaluation) as (runtime, pipeline):
-            assert runtime.model is not None
-            module = inference_form(runtime.model, opened.task, standard_attention)
-            names = linear_layers(module)
-            layers = choose_layers(names, keep)
-            seen = Source(clips, runtime, pipeline, count, max_unreadable)
-            smoothed: dict[str, torch.Tensor] = {}
-            if smooth:
-                smoothed = smooth_layers(module, observe(module, seen, "smoothing", progress, counting=False), alpha)
-            observers = observe(module, seen, "calibrating", progress, counting=method != "minmax")
-            held_out = None if evaluation is None else Source(evaluation, runtime, pipeline, None, max_unreadable)
-            receipt = {
-                "precisions": list(precisions),
-                **_clips_receipt(seen, held_out, progress),
-                "method": method,
-                "percentile": percentile if method == "percentile" else None,
-                "smooth": alpha if smooth else None,
-                "kept": [name for name in names if name not in layers],
-            }
-            del module
-        largest = {name: observer.histogram.largest for name, observer in observers.items()}
-        clipped = {name: METHODS[method](observer.histogram, percentile) for name, observer in observers.items()}
-        receipt["ranges"] = {name: {"largest": largest[name], "limit": clipped[name]} for name in observers}
-        variants = []
-        for precision in dict.fromkeys(precisions):
-            progress(f"writing the {precision} graphs")
-            chosen = largest if precision == "fp8" else clipped
-            limits = {
-                alias: chosen[name]
-                for name, observer in observers.items()
-                for reader in observer.readers
-                if reader in layers
-                for alias in names[reader]
-            }
-            variants += _write(opened, stage, precision, limits, len(layers), smoothed)
+        calibration = _calibrate(opened, clips, evaluation, settings, progress)
+        variants: list[Variant] = []
+        distinct = list(dict.fromkeys(precisions))
+        for index, precision in enumerate(distinct):
+            progress(Step(f"writing the {precision} graphs", index, len(distinct)))
+            variants += _write(opened, stage, precision, calibration)
         write_manifest(stage, opened.task, opened.config, variants, {})
         if verify and "int8" in precisions:
             report = run_verify(
                 stage, backends=(DEFAULT_BACKEND,), precisions=("int8",), threads=threads, progress=progress
             )
             report.raise_on_failure(
-                "more clips, --smooth or another --method; or add it with --no-verify, see with "
-                "tvlt-deploy verify --precision int8 --locate which layers are to blame, and --keep those"
+                "try more clips, --smooth or another --method; or add the graphs with --no-verify, find the layers "
+                "with the largest errors with tvlt-deploy verify --precision int8 --locate, and --keep those"
             )
-        opened.replace_graphs(Bundle(stage), QUANTIZED, {"calibration": receipt})
+        opened.replace_graphs(Bundle(stage), QUANTIZED, {"calibration": calibration.receipt})
     return opened
 
 
-# Arguments -----------------------------------------------------------------------------------------------------------
-
-
-def _check_arguments(precisions: Sequence[str], count: int | None, max_unreadable: float) -> None:
-    for precision in precisions:
-        if precision not in QUANTIZED:
-            raise UsageError(f"precision is {precision!r}; wanted {' or '.join(QUANTIZED)}")
-    if not precisions:
-        raise UsageError(f"no precision is asked for; wanted {' or '.join(QUANTIZED)}")
-    if count is not None and count < 1:
-        raise UsageError(f"count is {count}; wanted at least 1")
-    if not 0 <= max_unreadable <= 1:
-        raise UsageError(f"max_unreadable is {max_unreadable}; wanted a share from 0 to 1")
+# Calibration ---------------------------------------------------------------------------------------------------------
 
 
 def choose_layers(names: Mapping[str, tuple[str, ...]], keep: Sequence[str]) -> set[str]:
-    """The linear layers to quantize: all but those that a pattern of `keep` names, themselves or by what holds them.
+    """Choose the linear layers to quantize.
 
-    names: of each layer, as `linear_layers` gives them. Raises `UsageError` for a pattern that names none, and when
-    none is left.
+    Args:
+        names: all names of each layer, as `linear_layers` returns them.
+        keep: names or patterns of layers to leave out, or of modules that contain them.
+
+    Returns:
+        The keys of `names` that no pattern matches.
+
+    Raises:
+        UsageError: a pattern matches no layer, or no layer is left.
     """
     chosen = set(names)
     for pattern in keep:
@@ -183,8 +219,8 @@ def choose_layers(names: Mapping[str, tuple[str, ...]], keep: Sequence[str]) -> 
         kept = {name for name, others in names.items() if any(map(fits, others))}
         if not kept:
             raise UsageError(
-                f"keep is {pattern!r}, which names no layer; the layers are {', '.join(list(names)[:6])} and so on",
-                hint="give a name, the first parts of one, or a pattern such as '*.contract'",
+                f"keep is {pattern!r}, which matches no layer; the layers are {', '.join(list(names)[:6])} and so on",
+                hint="use a name, the first parts of one, or a pattern such as '*.contract'",
             )
         chosen -= kept
     if not chosen:
@@ -192,12 +228,43 @@ def choose_layers(names: Mapping[str, tuple[str, ...]], keep: Sequence[str]) -> 
     return chosen
 
 
-# Calibration ---------------------------------------------------------------------------------------------------------
+def _calibrate(
+    bundle: Bundle, clips: Clips, evaluation: Clips | None, settings: _Settings, progress: Progress
+) -> _Calibration:
+    progress(f"loading {bundle.directory}")
+    with _open(bundle, settings.threads, clips, evaluation) as (runtime, pipeline):
+        assert runtime.model is not None
+        module = inference_form(runtime.model, bundle.task, standard_attention)
+        names = linear_layers(module)
+        layers = choose_layers(names, settings.keep)
+        reader = ClipReader(clips, runtime, pipeline, settings.count, settings.max_unreadable)
+        smoothed: dict[str, torch.Tensor] = {}
+        if settings.smooth:
+            observers = observe(module, reader, "smoothing", progress, counting=False)
+            smoothed = smooth_layers(module, observers, settings.alpha)
+        observers = observe(module, reader, "calibrating", progress, counting=settings.method != "minmax")
+        evaluated = None
+        if evaluation is not None:
+            evaluated = ClipReader(evaluation, runtime, pipeline, None, settings.max_unreadable)
+        receipt = {
+            "precisions": list(settings.precisions),
+            **_clips_receipt(reader, evaluated, progress),
+            "method": settings.method,
+            "percentile": settings.percentile if settings.method == "percentile" else None,
+            "smooth": settings.alpha if settings.smooth else None,
+            "kept": [name for name in names if name not in layers],
+        }
+    limit = METHODS[settings.method]
+    receipt["ranges"] = {
+        name: {"largest": observer.histogram.largest, "limit": limit(observer.histogram, settings.percentile)}
+        for name, observer in observers.items()
+    }
+    return _Calibration(names, layers, observers, smoothed, receipt)
 
 
 @contextlib.contextmanager
 def _open(bundle: Bundle, threads: int | None, *clips: Clips | None) -> Iterator[tuple[TorchRuntime, Pipeline | None]]:
-    """The reference, and the pipeline around it where any of the clips are media files."""
+    """The reference, and the pipeline around it if any of the clips are media files."""
     if any(isinstance(source, str | os.PathLike) for source in clips):
         with load(bundle, backend="torch", threads=threads) as pipeline:
             assert isinstance(pipeline.runtime, TorchRuntime)
@@ -209,19 +276,31 @@ def _open(bundle: Bundle, threads: int | None, *clips: Clips | None) -> Iterator
 
 
 def observe(
-    form: nn.Module, source: Source, step: str, progress: Progress, counting: bool = True
+    form: nn.Module, reader: ClipReader, label: str, progress: Progress, counting: bool = True
 ) -> dict[str, Observer]:
-    """One pass of the clips through an inference form: an observer for each tensor that linear layers read."""
-    names = list(source.runtime.inputs)
+    """Run all clips through an inference form once.
+
+    Args:
+        form: the inference form of the model.
+        reader: the clips.
+        label: what the pass is for, the start of each line of progress.
+        progress: called with a line of text for each clip.
+        counting: fill the histograms; otherwise only the largest values are measured.
+
+    Returns:
+        An observer for each tensor that linear layers read.
+    """
+    names = list(reader.runtime.inputs)
     with Watch(form, counting) as watch, torch.inference_mode():
-        for index, feeds in enumerate(source, 1):
-            progress(f"{step}: clip {index}{'' if source.count is None else f'/{source.count}'}")
+        for index, feeds in enumerate(reader):
+            text = f"{label}: clip {index + 1}"
+            progress(Step(f"{text}/{reader.total}", index, reader.total) if reader.total else text)
             form(*(torch.from_numpy(feeds[name]) for name in names))
     return watch.observers
 
 
-def _clips_receipt(source: Source, held_out: Source | None, progress: Progress) -> dict[str, Any]:
-    seen = source.seen
+def _clips_receipt(reader: ClipReader, evaluated: ClipReader | None, progress: Progress) -> dict[str, Any]:
+    seen = reader.seen
     receipt: dict[str, Any] = {
         "clips": seen.clips,
         "distinct": len(seen.sha256),
@@ -232,33 +311,27 @@ def _clips_receipt(source: Source, held_out: Source | None, progress: Progress) 
         "unreadable": seen.unreadable,
         "evaluation": None,
     }
-    if held_out is not None:
+    if evaluated is not None:
         progress("reading the evaluation clips")
-        for _ in held_out:
+        for _ in evaluated:
             pass
-        shared = len(set(seen.sha256) & set(held_out.seen.sha256))
-        receipt["evaluation"] = {"distinct": len(held_out.seen.sha256), "shared": shared, "disjoint": shared == 0}
+        shared = len(set(seen.sha256) & set(evaluated.seen.sha256))
+        receipt["evaluation"] = {"distinct": len(evaluated.seen.sha256), "shared": shared, "disjoint": shared == 0}
     return receipt
 
 
 # Files ---------------------------------------------------------------------------------------------------------------
 
 
-def _write(
-    bundle: Bundle,
-    stage: Path,
-    precision: str,
-    limits: Mapping[str, float],
-    layers: int,
-    smoothed: Mapping[str, torch.Tensor],
-) -> list[Variant]:
-    """Quantize the forms that a precision has, and write them. `layers` is how many `limits` names."""
+def _write(bundle: Bundle, stage: Path, precision: str, calibration: _Calibration) -> list[Variant]:
+    """Quantize the forms that a precision has, and write them."""
+    limits, layers = calibration.limits(precision), len(calibration.layers)
     fp32 = {form: bundle.variant("fp32", form) for form in (STANDARD_FORM, ONNXRUNTIME_CPU_FORM)}
     graphs = {}
     for form, variant in fp32.items():
         if form == STANDARD_FORM or precision == "int8":
             graphs[form] = onnx_ir.load(bundle.path(variant.path))
-            _replace_parameters(graphs[form], smoothed)
+            _replace_parameters(graphs[form], calibration.smoothed)
             found = insert_pairs(graphs[form], limits, precision, unsigned=form == ONNXRUNTIME_CPU_FORM)
             if len(found) < layers:
                 raise BundleError(
