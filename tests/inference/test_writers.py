@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import tvlt_deploy
-from tests.test_cli import write_wav
+from tests.cli.test_commands import write_wav
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.cli import main
 from tvlt_deploy.media import read_clip
