@@ -1,4 +1,4 @@
-"""What of the toolkit works on this machine, and what to install for the rest."""
+"""Which parts of the toolkit work on this machine, and what to install for the others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from tvlt_deploy._internal.machine import gpu_names, package_versions
 
 @dataclass(frozen=True)
 class Finding:
-    """Whether one thing works here, and if not, why and what to do."""
+    """Whether one part works on this machine.
+
+    Attributes:
+        name: The part.
+        works: Whether it works.
+        detail: Versions and devices, or why it does not work.
+        hint: What to do about it; empty if it works.
+    """
 
     name: str
     works: bool
@@ -29,7 +36,7 @@ def _onnxruntime_findings() -> list[Finding]:
     from tvlt_deploy.errors import EnvironmentLackError
 
     try:
-        from tvlt_deploy.runtimes import onnxruntime as runtime
+        from tvlt_deploy.runtimes import onnxruntime_session as runtime
     except EnvironmentLackError as error:
         return [Finding(f"onnxruntime on {kind}", False, error.message, error.hint) for kind in ("cpu", "cuda")]
     packages = ", ".join(f"{name} {version}" for name, version in runtime.installed_packages().items())
@@ -49,7 +56,7 @@ def _onnxruntime_findings() -> list[Finding]:
 
 
 def _engine_findings() -> list[Finding]:
-    """TensorRT-RTX builds on any machine; TensorRT builds, and both run, on one with a GPU only."""
+    """TensorRT-RTX builds on any machine. TensorRT builds on a machine with a GPU, where both run."""
     from tvlt_deploy.errors import EnvironmentLackError
     from tvlt_deploy.tensorrt.cuda import Cuda
     from tvlt_deploy.tensorrt.library import PACKAGES as ENGINES
@@ -62,11 +69,11 @@ def _engine_findings() -> list[Finding]:
             library = load_library(engine)
             detail = f"{engine} {library.__version__}"
             if builds_for_targets(library):
-                findings.append(Finding(building, True, f"{detail}, for any GPU it knows"))
+                findings.append(Finding(building, True, f"{detail}, for all GPUs that it supports"))
             capability = Cuda(0).capability
         except EnvironmentLackError as error:
-            lacking = [name for name in (building, running) if name not in {finding.name for finding in findings}]
-            findings += [Finding(name, False, error.message, error.hint) for name in lacking]
+            missing = [name for name in (building, running) if name not in {finding.name for finding in findings}]
+            findings += [Finding(name, False, error.message, error.hint) for name in missing]
             continue
         if not builds_for_targets(library):
             findings.append(Finding(building, True, f"{detail}, for sm{capability}"))
@@ -75,7 +82,7 @@ def _engine_findings() -> list[Finding]:
 
 
 def diagnose() -> list[Finding]:
-    """What of the toolkit works on this machine: exporting, media, and every backend on every kind of device."""
+    """Check exporting, media files, and every backend on every kind of device."""
     findings = [
         _packages_finding("export and verify", ("torch", "onnx", "onnxscript", "safetensors"), "export"),
         _packages_finding("verify --locate", ("polygraphy", "onnx-ir", "onnxruntime"), "cpu,polygraphy"),

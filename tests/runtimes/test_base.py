@@ -41,29 +41,32 @@ def test_good_feeds_come_back_in_graph_order_as_contiguous_float32() -> None:
 @pytest.mark.parametrize(
     ("feeds", "says"),
     [
-        (good(pixels=zeros(1)), r"unknown inputs \['pixels'\]; wanted pixel_values, audio_values"),
+        (good(pixels=zeros(1)), r"unknown inputs \['pixels'\]; expected pixel_values, audio_values"),
         (good(pixel_noise=zeros(2, 12)), r"unknown inputs \['pixel_noise'\]"),
         ({k: v for k, v in good().items() if "mask" not in k}, r"missing inputs \['audio_mask', 'pixel_mask'\]"),
         ({}, r"missing inputs"),
-        (good(pixel_values=zeros(2, 3, 3, 32, 32, dtype=np.float64)), "pixel_values is float64; wanted float32"),
-        (good(audio_values=zeros(2, 1, 80, 32, dtype=np.int16)), "audio_values is int16; wanted float32"),
-        (good(pixel_mask=np.full((2, 12), "x")), "pixel_mask is <U1; wanted float32"),
-        (good(pixel_values=zeros(3, 3, 32, 32)), r"pixel_values has shape \(3, 3, 32, 32\); wanted \(batch, frames, 3"),
-        (good(audio_values=zeros(1, 80, 32)), r"audio_values has shape \(1, 80, 32\); wanted \(batch, 1, rows, 32\)"),
-        (good(audio_values=zeros(2, 1, 80, 64)), r"audio_values has shape \(2, 1, 80, 64\); wanted \(batch, 1, rows"),
-        (good(pixel_values=zeros(2, 3, 1, 32, 32)), r"wanted \(batch, frames, 3, 32, 32\)"),
-        (good(pixel_mask=zeros(12)), r"pixel_mask has shape \(12,\); wanted \(batch, pixel_patches\)"),
-        (good(pixel_mask=zeros(2, 13)), r"pixel_mask has shape \(2, 13\); wanted \(batch, pixel_patches\) = \(2, 12\)"),
-        (good(audio_mask=zeros(2, 5)), r"audio_mask has shape \(2, 5\); wanted \(batch, audio_patches\) = \(2, 10\)"),
-        (good(audio_mask=zeros(3, 10)), r"audio_mask has shape \(3, 10\); wanted \(batch, audio_patches\) = \(2, 10\)"),
+        (good(pixel_values=zeros(2, 3, 3, 32, 32, dtype=np.float64)), "pixel_values is float64; expected float32"),
+        (good(audio_values=zeros(2, 1, 80, 32, dtype=np.int16)), "audio_values is int16; expected float32"),
+        (good(pixel_mask=np.full((2, 12), "x")), "pixel_mask is <U1; expected float32"),
+        (good(pixel_values=zeros(3, 3, 32, 32)),
+         r"pixel_values has shape \(3, 3, 32, 32\); expected \(batch, frames, 3"),
+        (good(audio_values=zeros(1, 80, 32)), r"audio_values has shape \(1, 80, 32\); expected \(batch, 1, rows, 32\)"),
+        (good(audio_values=zeros(2, 1, 80, 64)), r"audio_values has shape \(2, 1, 80, 64\); expected \(batch, 1, rows"),
+        (good(pixel_values=zeros(2, 3, 1, 32, 32)), r"expected \(batch, frames, 3, 32, 32\)"),
+        (good(pixel_mask=zeros(12)), r"pixel_mask has shape \(12,\); expected \(batch, pixel_patches\)"),
+        (good(pixel_mask=zeros(2, 13)),
+         r"pixel_mask has shape \(2, 13\); expected \(batch, pixel_patches\) = \(2, 12\)"),
+        (good(audio_mask=zeros(2, 5)), r"audio_mask has shape \(2, 5\); expected \(batch, audio_patches\) = \(2, 10\)"),
+        (good(audio_mask=zeros(3, 10)),
+         r"audio_mask has shape \(3, 10\); expected \(batch, audio_patches\) = \(2, 10\)"),
         (good(audio_values=zeros(1, 1, 80, 32)), r"audio_values has shape \(1, 1, 80, 32\); .* = \(2, 1, 80, 32\)"),
-        (good(audio_values=zeros(2, 1, 88, 32)), "audio_values has 88 rows; wanted a multiple of 16 from 16 to 112"),
-        (good(audio_values=zeros(2, 1, 8, 32)), "audio_values has 8 rows; wanted a multiple of 16"),
-        (good(audio_values=zeros(2, 1, 0, 32)), "audio_values has 0 rows; wanted a multiple of 16"),
+        (good(audio_values=zeros(2, 1, 88, 32)), "audio_values has 88 rows; expected a multiple of 16 from 16 to 112"),
+        (good(audio_values=zeros(2, 1, 8, 32)), "audio_values has 8 rows; expected a multiple of 16"),
+        (good(audio_values=zeros(2, 1, 0, 32)), "audio_values has 0 rows; expected a multiple of 16"),
         (good(audio_values=zeros(2, 1, 128, 32), audio_mask=zeros(2, 16)), "audio_values has 128 rows; .* to 112"),
-        (good(pixel_values=zeros(2, 5, 3, 32, 32), pixel_mask=zeros(2, 20)), "has 5 frames; wanted 1 to 4"),
-        (good(pixel_values=zeros(2, 0, 3, 32, 32), pixel_mask=zeros(2, 0)), "has 0 frames; wanted 1 to 4"),
-        ({name: array[:0] for name, array in good().items()}, "the batch is empty; wanted at least one clip"),
+        (good(pixel_values=zeros(2, 5, 3, 32, 32), pixel_mask=zeros(2, 20)), "has 5 frames; expected 1 to 4"),
+        (good(pixel_values=zeros(2, 0, 3, 32, 32), pixel_mask=zeros(2, 0)), "has 0 frames; expected 1 to 4"),
+        ({name: array[:0] for name, array in good().items()}, "the batch is empty; expected at least one clip"),
     ],
 )  # fmt: skip
 def test_feeds_that_no_graph_can_take_are_refused(feeds: dict[str, Any], says: str) -> None:
@@ -81,7 +84,7 @@ def test_noise_is_checked_as_masks_are() -> None:
     inputs = TASKS["masked-reconstruction"].inputs(CONFIG)
     noisy = truth.with_noise(CONFIG, good())
     assert list(check_feeds(noisy, inputs, CONFIG)) == list(inputs)
-    with pytest.raises(InputError, match=r"audio_noise has shape \(2, 5\); wanted .* = \(2, 10\)"):
+    with pytest.raises(InputError, match=r"audio_noise has shape \(2, 5\); expected .* = \(2, 10\)"):
         check_feeds({**noisy, "audio_noise": zeros(2, 5)}, inputs, CONFIG)
     with pytest.raises(InputError, match=r"missing inputs \['audio_noise', 'pixel_noise'\]"):
         check_feeds(good(), inputs, CONFIG)
@@ -97,7 +100,7 @@ def test_devices_are_read(device: str, parsed: tuple[str, int]) -> None:
 
 @pytest.mark.parametrize("device", ["gpu", "CPU", "cpu:0", "cuda:", "cuda:x", "cuda:-1", ""])
 def test_other_devices_are_refused(device: str) -> None:
-    with pytest.raises(UsageError, match=rf"device is '{device}'; wanted cpu, cuda or cuda:N"):
+    with pytest.raises(UsageError, match=rf"device is '{device}'; expected cpu, cuda or cuda:N"):
         check_pair("torch", device, "fp32")
 
 
@@ -135,10 +138,10 @@ def test_a_refused_pair_names_the_reason_and_the_nearest(asked: tuple[str, str, 
 
 
 def test_unknown_names_and_thread_counts_are_usage_errors(classification: Any) -> None:
-    with pytest.raises(UsageError, match="backend is 'tflite'; wanted one of torch, onnxruntime"):
+    with pytest.raises(UsageError, match="backend is 'tflite'; expected one of torch, onnxruntime"):
         open_runtime(classification, "tflite")
-    with pytest.raises(UsageError, match="precision is 'fp64'; wanted one of fp32, fp16, bf16, int8, fp8"):
+    with pytest.raises(UsageError, match="precision is 'fp64'; expected one of fp32, fp16, bf16, int8, fp8"):
         open_runtime(classification, precision="fp64")
     for threads in (0, -1, 1.5, "2"):
-        with pytest.raises(UsageError, match=f"threads is {threads!r}; wanted an int of at least 1"):
+        with pytest.raises(UsageError, match=f"threads is {threads!r}; expected an int of at least 1"):
             open_runtime(classification, threads=threads)

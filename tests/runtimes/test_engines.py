@@ -176,14 +176,14 @@ def test_recorded_work_gives_the_same_answers(classification: Bundle, monkeypatc
 
 def test_options_of_cuda_elsewhere_are_refused(classification: Bundle) -> None:
     for options, says in (
-        ({"provider": "tensorrt"}, "provider is 'tensorrt' on cpu; wanted cuda or tensorrt, on a CUDA device"),
-        ({"cuda_graphs": True}, "cuda_graphs want a CUDA device"),
+        ({"provider": "tensorrt"}, "provider is 'tensorrt' on cpu; expected cuda or tensorrt, on a CUDA device"),
+        ({"cuda_graphs": True}, "cuda_graphs needs a CUDA device"),
     ):
         with pytest.raises(UsageError, match=says):
             open_runtime(classification, "onnxruntime", **options)
     with pytest.raises(UsageError, match="provider is 'rocm' on cuda"):
         open_runtime(classification, "onnxruntime", "cuda", provider="rocm")
-    with pytest.raises(UsageError, match="cuda_graphs want"):
+    with pytest.raises(UsageError, match="cuda_graphs needs"):
         open_runtime(classification, "onnxruntime", "cuda", provider="tensorrt", cuda_graphs=True)
 
 
@@ -199,7 +199,7 @@ def test_a_graph_that_onnx_runtime_cannot_read_is_the_bundle_s_fault(
 
     bundle = Bundle(directory)
     bundle.update(forge)
-    with pytest.raises(BundleError, match=r"ONNX Runtime \S+ cannot load .*model.onnx: .*wanted: onnxruntime 1.22"):
+    with pytest.raises(BundleError, match=r"ONNX Runtime \S+ cannot load .*model.onnx: .*expected onnxruntime 1.22"):
         open_runtime(bundle, "onnxruntime", form="standard")
 
 
@@ -218,7 +218,7 @@ def packages(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 raise importlib.metadata.PackageNotFoundError(name)
             return installed[name]
 
-        monkeypatch.setattr(engine.importlib.metadata, "version", version)
+        monkeypatch.setattr(importlib.metadata, "version", version)
 
     return pretend
 
@@ -352,15 +352,13 @@ def test_a_tensorrt_provider_that_is_not_there_is_an_error(
 
 def test_torch_without_cuda_is_an_error_or_the_cpu(monkeypatch: pytest.MonkeyPatch, classification: Bundle) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(
-        EnvironmentLackError, match=r"device cuda was asked for, but torch \S+ sees no CUDA device \(ch"
-    ):
+    with pytest.raises(EnvironmentLackError, match=r"device is cuda, but torch \S+ sees no CUDA device \(ch"):
         open_runtime(classification, "torch", "cuda")
     with open_runtime(classification, "torch", "cuda", allow_fallback=True) as opened:
         assert opened.device == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(EnvironmentLackError, match=r"device cuda:2 was asked for, but torch sees 2 CUDA device"):
+    with pytest.raises(EnvironmentLackError, match=r"device is cuda:2, but torch sees 2 CUDA device"):
         open_runtime(classification, "torch", "cuda:2")
 
 

@@ -216,7 +216,7 @@ def test_answers_are_those_of_the_pipeline(fused_of: Callable[..., Bundle], task
 
 
 def test_more_frames_than_the_model_takes_are_refused(fused: Bundle) -> None:
-    with open_fused(fused, threads=1) as runtime, pytest.raises(InputError, match="5 frames; wanted at most 4"):
+    with open_fused(fused, threads=1) as runtime, pytest.raises(InputError, match="5 frames; expected at most 4"):
         runtime.run(picture(5, 20, 20))
     session = onnxruntime.InferenceSession(fused.path("fused/model.onnx"), providers=["CPUExecutionProvider"])
     with pytest.raises(Exception, match="Add"):
@@ -228,9 +228,9 @@ def test_more_frames_than_the_model_takes_are_refused(fused: Bundle) -> None:
     [
         (None, None, "both None"),
         (np.zeros((2, 3, 4, 5, 3), np.uint8), None, "frames is uint8 of shape"),
-        (np.zeros((1, 8, 8, 4), np.uint8), None, "wanted uint8"),
+        (np.zeros((1, 8, 8, 4), np.uint8), None, "expected uint8"),
         (np.zeros((1, 8, 8, 3), np.float32), None, "frames is float32"),
-        (np.zeros((1, 0, 8, 3), np.uint8), None, "holds no pixels"),
+        (np.zeros((1, 0, 8, 3), np.uint8), None, "has no pixels"),
         (None, np.zeros((2, 900), np.float32), "waveform is float32 of shape"),
         (None, np.zeros(900), "waveform is float64"),
         (None, np.full(900, np.nan, np.float32), "NaN"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from tvlt_deploy.runtimes import (
     open_runtime,
 )
 from tvlt_deploy.runtimes.base import Closing, Runtime
+from tvlt_deploy.runtimes.options import check_options
 
 __all__ = ["Answer", "Pipeline", "Prepared", "load"]
 
@@ -39,10 +40,13 @@ class Pipeline(Closing):
         config: the configuration of the model.
         runtime: the engine; `runtime.run` accepts tensors that you prepared yourself.
         processor: the pre-processing of the bundle, which turns frames and sound into those tensors.
+        options: the options of the backend that the runtime was opened with.
     """
 
-    def __init__(self, bundle: Bundle, runtime: Runtime, processor: Processor) -> None:
-        self.bundle, self.runtime, self.processor = bundle, runtime, processor
+    def __init__(
+        self, bundle: Bundle, runtime: Runtime, processor: Processor, options: Mapping[str, Any] | None = None
+    ) -> None:
+        self.bundle, self.runtime, self.processor, self.options = bundle, runtime, processor, dict(options or {})
         self.task, self.config = bundle.task, bundle.config
 
     @property
@@ -177,6 +181,7 @@ def load(
     threads: int | None = None,
     allow_fallback: bool = False,
     trust_engine: str | None = None,
+    options: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> Pipeline:
     """Open a bundle for inference. Every file that is opened is hashed first.
@@ -190,6 +195,7 @@ def load(
         threads: CPU threads of the engine, by default all cores.
         allow_fallback: use the CPU when the device is not available.
         trust_engine: SHA-256 of a TensorRT engine that was not built on this machine. An engine is executable code.
+        options: options of the backend by name, see `tvlt_deploy.runtimes.options.OPTIONS`; `auto` has none.
         progress: called with a line of text while `auto` measures.
 
     Returns:
@@ -207,13 +213,15 @@ def load(
             f"{opened.directory} has no {' or '.join(RECIPES)}: no processor creates the channels of its model",
             hint="use tvlt_deploy.runtimes.open_runtime and prepare the tensors yourself",
         )
-    options: dict[str, Any] = {"threads": threads, "allow_fallback": allow_fallback}
+    if options:
+        check_options(backend, options)
+    common: dict[str, Any] = {"threads": threads, "allow_fallback": allow_fallback, "trust_engine": trust_engine}
     if backend == AUTO:
-        choice = choose(opened, device, precision, trust_engine=trust_engine, progress=progress, **options)
+        choice = choose(opened, device, precision, progress=progress, **common)
         backend, device, precision = choice.backend, choice.device, choice.precision
         progress(f"{AUTO} uses {backend} in {precision} on {device}")
-        trust_engine = trust_engine if backend in ENGINE_BACKENDS else None
-    if trust_engine is not None:
-        options["trust_engine"] = trust_engine
-    runtime = open_runtime(opened, backend, device, precision or DEFAULT_PRECISION, **options)
-    return Pipeline(opened, runtime, processor)
+        compiled = backend in ENGINE_BACKENDS
+        common["allow_fallback"] = allow_fallback and not compiled
+        common["trust_engine"] = trust_engine if compiled else None
+    runtime = open_runtime(opened, backend, device, precision or DEFAULT_PRECISION, **common, **(options or {}))
+    return Pipeline(opened, runtime, processor, options)

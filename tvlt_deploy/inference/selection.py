@@ -219,9 +219,9 @@ def _measure(
     candidates: list[Candidate] = []
     for backend, precision in pairs:
         best = min((each.seconds for each in candidates if each.seconds is not None), default=math.inf)
-        options = {"trust_engine": trust_engine} if backend in ENGINE_BACKENDS else {}
+        trust = trust_engine if backend in ENGINE_BACKENDS else None
         try:
-            with open_runtime(bundle, backend, device, precision, threads=threads, **options) as runtime:
+            with open_runtime(bundle, backend, device, precision, threads=threads, trust_engine=trust) as runtime:
                 actual = [runtime.run(case.feeds) for case in cases]
                 rows = list(fidelity(task, config, tolerances[precision], actual, expected))
                 missed = "; ".join(row.text for row in rows if not row.passed)

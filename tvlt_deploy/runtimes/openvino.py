@@ -1,6 +1,6 @@
-"""OpenVINO on the CPU, with the precision it computes in said explicitly.
+"""OpenVINO on the CPU, with an explicit precision of computation.
 
-Left alone, its CPU plugin computes an fp32 graph in bf16 where the processor has such instructions.
+By default, its CPU plugin computes an fp32 graph in bf16 on processors with bf16 instructions.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.bundle.cache import bundle_cache
 from tvlt_deploy.bundle.manifest import ONNXRUNTIME_CPU_FORM, STANDARD_FORM
 from tvlt_deploy.errors import BundleError, EnvironmentLackError, InputError
-from tvlt_deploy.runtimes import GRAPHS
 from tvlt_deploy.runtimes.base import Closing, check_feeds
+from tvlt_deploy.runtimes.pairs import GRAPHS
 
 try:
     import openvino
@@ -25,11 +25,11 @@ except ImportError as error:
     raise EnvironmentLackError("openvino is not installed", hint="pip install 'tvlt-deploy[openvino]'") from error
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}
-"""Precision asked for -> what OpenVINO computes the floating-point part of the graph in."""
+"""Precision asked for -> type in which OpenVINO computes the floating-point part of the graph."""
 
 
 class OpenVinoRuntime(Closing):
-    """One compiled model; see `tvlt_deploy.runtimes.base.Runtime`. Each calling thread has a request of its own."""
+    """One compiled model; see `tvlt_deploy.runtimes.base.Runtime`. Each calling thread has its own request."""
 
     backend = "openvino"
     device = "cpu"
@@ -41,7 +41,7 @@ class OpenVinoRuntime(Closing):
         self._requests = threading.local()
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """As `Runtime.run`."""
+        """See `Runtime.run`."""
         compiled = self._compiled
         if compiled is None:
             raise InputError("this runtime is closed", hint="open it again")
@@ -65,19 +65,28 @@ def open(
     allow_fallback: bool = False,
     graph: str | None = None,
 ) -> OpenVinoRuntime:
-    """Compile the graph of a precision, or take it from the user's cache where this machine compiled it before.
+    """Compile the graph of a precision, or load it from the user's cache if this machine compiled it before.
 
-    graph: precision of the bundle's graph to read, by default the one that `GRAPHS` names.
-    Raises `BundleError` when OpenVINO refuses the graph.
+    Args:
+        bundle: The bundle.
+        device: `cpu`: OpenVINO runs on nothing else here. `open_runtime` decides about a fallback to it.
+        precision: Precision of computation.
+        threads: CPU threads; by default all cores.
+        allow_fallback: As for every backend; without effect, since the device is the CPU.
+        graph: Precision of the bundle's graph to read; by default the one in `GRAPHS`.
+
+    Raises:
+        UsageError: The bundle has no such graph.
+        BundleError: A file does not match the manifest, or OpenVINO cannot compile the graph.
     """
     form = ONNXRUNTIME_CPU_FORM if precision == "int8" else STANDARD_FORM
     variant = bundle.variant(graph or GRAPHS.get(("openvino", precision), precision), form)
     bundle.check(variant.files)
-    # OpenVINO 2026.4 names a cached model without the precision it was compiled for: an fp32 model taken for bf16 gives
-    # NaN or a crash. So each precision has a folder of its own.
+    # OpenVINO 2026.4 names a cached model without its precision of computation: an fp32 model used as bf16 returns NaN
+    # or crashes. So each precision has its own folder.
     folder = f"{variant.precision}-as-{precision}-{threads or 'all'}-threads"
     settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
-    with contextlib.suppress(OSError):  # a home that cannot be written costs the time of compiling, nothing else
+    with contextlib.suppress(OSError):  # without a writable cache the graph is compiled each time
         settings["CACHE_DIR"] = str(bundle_cache(bundle, "openvino", folder))
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads

@@ -1,7 +1,7 @@
 """TensorRT and TensorRT-RTX engines, without torch: one execution context and one stream for each calling thread.
 
-Nothing is allocated while answering: a thread's buffers have the size of the largest profile. Inputs go through pinned
-memory; those that live on the device already (`__cuda_array_interface__`) are read where they are.
+Nothing is allocated during a call: a thread's buffers have the size of the largest profile. Inputs go through pinned
+memory; arrays that are on the device already (`__cuda_array_interface__`) are read in place.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tvlt_deploy.tensorrt.library import find_engine, listening, load_library
 from tvlt_deploy.tensorrt.profiles import Profile, axis_sizes, shape_of
 
 MAX_GRAPHS = 8
-"""CUDA graphs kept by each thread, one for each set of sizes; the one unused for longest goes first."""
+"""CUDA graphs kept by each thread, one for each set of sizes; the least recently used one is dropped first."""
 
 Sizes = tuple[int, int, int]
 """(batch, frames, rows)."""
@@ -36,7 +36,7 @@ Sizes = tuple[int, int, int]
 
 @dataclass
 class _Buffer:
-    """Memory of one input or output at its largest: on the device, and pinned on the host."""
+    """Memory of one input or output at its largest size: on the device, and pinned on the host."""
 
     device: int
     pinned: int
@@ -44,7 +44,7 @@ class _Buffer:
 
 
 class _Lane:
-    """What one thread runs on: a context, a stream, buffers, and the CUDA graphs it recorded."""
+    """What one thread runs on: a context, a stream, buffers, and its recorded CUDA graphs."""
 
     def __init__(self, cuda: Cuda, context: Any, largest: Mapping[str, int], graphs: bool) -> None:
         self.cuda, self.context, self.record = cuda, context, graphs
@@ -71,11 +71,11 @@ class _Lane:
         inputs: Mapping[str, np.ndarray | _OnDevice],
         outputs: Mapping[str, tuple[int, ...]],
     ) -> dict[str, np.ndarray]:
-        """Answers of one batch."""
+        """The outputs of one batch."""
         self.cuda.use()
         here = all(isinstance(value, np.ndarray) for value in inputs.values())
         if not here:
-            self.cuda.wait_for_all()  # whoever writes those arrays may do so on another stream
+            self.cuda.wait_for_all()  # they may still be written on another stream
         if profile != self.profile:
             self._select(profile)
         for name, value in inputs.items():
@@ -101,7 +101,7 @@ class _Lane:
     def _bind(self, name: str, value: np.ndarray | _OnDevice) -> None:
         if not self.context.set_input_shape(name, value.shape):
             raise EnvironmentLackError(
-                f"the engine refuses {name} of shape {value.shape}, which its profile holds",
+                f"the engine refuses {name} of shape {value.shape}, which its profile contains",
                 hint="build the engine again",
             )
         if isinstance(value, _OnDevice):
@@ -117,12 +117,12 @@ class _Lane:
             raise EnvironmentLackError(f"the engine refuses the memory of {name}", hint="build the engine again")
 
     def _start(self, sizes: Sizes, replay: bool) -> None:
-        """Run once on the stream; with `replay`, sizes that come a second time are recorded and then repeated."""
+        """Run once on the stream; with `replay`, sizes that come a second time are recorded and then replayed."""
         if replay and sizes in self.graphs:
             self.graphs.move_to_end(sizes)
             self.cuda.launch(self.graphs[sizes], self.stream)
             return
-        if replay and self.seen == sizes:  # run once before, so that nothing is set up while recording
+        if replay and self.seen == sizes:  # the first run did all one-time initialization
             self.cuda.begin_capture(self.stream)
             try:
                 self._enqueue()
@@ -145,7 +145,7 @@ class _Lane:
             self.cuda.destroy_graph(self.graphs.popitem()[1])
 
     def close(self) -> None:
-        """Return everything; the context goes before the memory it points to."""
+        """Release everything; the context before the memory it points to."""
         self.cuda.use()
         if self.stream:
             self.cuda.wait(self.stream)
@@ -163,7 +163,7 @@ class _Lane:
 
 @dataclass(frozen=True)
 class _OnDevice:
-    """A float32 array on the device, kept alive by its owner."""
+    """A float32 array on the device, kept alive by `owner`."""
 
     shape: tuple[int, ...]
     pointer: int
@@ -171,24 +171,26 @@ class _OnDevice:
 
 
 def _on_device(name: str, value: Any) -> _OnDevice | None:
-    """The device array that an object is, if it is one; torch, cupy and numba arrays say so of themselves."""
+    """The object as a device array, if it is one: torch, cupy and numba arrays have `__cuda_array_interface__`."""
     interface = getattr(value, "__cuda_array_interface__", None)
     if interface is None:
         return None
     if interface["typestr"] != "<f4":
-        raise InputError(f"{name} on the device is {interface['typestr']}; wanted float32 ('<f4')")
+        raise InputError(f"{name} on the device is {interface['typestr']}; expected float32 ('<f4')")
     shape = tuple(interface["shape"])
     strides = interface.get("strides")
     dense = tuple(4 * math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
     if strides is not None and tuple(strides) != dense:
-        raise InputError(f"{name} on the device has strides {tuple(strides)}; wanted a contiguous array, {dense}")
+        raise InputError(f"{name} on the device has strides {tuple(strides)}; expected a contiguous array, {dense}")
     return _OnDevice(shape, int(interface["data"][0]), value)
 
 
 class TensorRtRuntime(Closing):
     """One engine; see `tvlt_deploy.runtimes.base.Runtime`. Calls from several threads run side by side.
 
-    path: of the engine file in the bundle. profiles: what it takes.
+    Attributes:
+        path: Path of the engine file in the bundle.
+        profiles: The ranges of sizes that the engine accepts.
     """
 
     def __init__(
@@ -220,7 +222,11 @@ class TensorRtRuntime(Closing):
         return {name: max(math.prod(shape_of(spec.shape, point)) for point in sizes) for name, spec in specs.items()}
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """As `Runtime.run`; arrays on the device are read in place. Raises `InputError` for sizes no profile holds."""
+        """See `Runtime.run`. Arrays on the device are read in place.
+
+        Raises:
+            InputError: As `Runtime.run`, and for sizes that no profile contains.
+        """
         if self._engine is None:
             raise InputError("this runtime is closed", hint="open it again")
         on_device = {name: array for name, value in feeds.items() if (array := _on_device(name, value)) is not None}
@@ -234,18 +240,19 @@ class TensorRtRuntime(Closing):
         return self._lane().run(profile, sizes, arrays, outputs)
 
     def _pick(self, sizes: Sizes) -> int:
-        """The profile that holds these sizes and is fastest nearest to them."""
+        """The profile that contains these sizes and is optimized for the sizes nearest to them."""
         fitting = [index for index, profile in enumerate(self.profiles) if profile.holds(*sizes)]
         if not fitting:
-            held = "; ".join(str(profile) for profile in self.profiles)
+            accepted = "; ".join(str(profile) for profile in self.profiles)
             raise InputError(
-                f"the engine takes no batch of {sizes[0]} with {sizes[1]} frames and {sizes[2]} rows; it takes {held}",
+                f"the engine accepts no batch of {sizes[0]} with {sizes[1]} frames and {sizes[2]} rows; "
+                f"expected {accepted}",
                 hint="build an engine with a wider --profile",
             )
         return min(fitting, key=lambda index: self.profiles[index].distance(*sizes))
 
     def _lane(self) -> _Lane:
-        """The calling thread's lane; those of threads that have ended are returned."""
+        """The lane of the calling thread; lanes of threads that have ended are released."""
         me = threading.current_thread()
         with self._lock:
             for thread in [thread for thread in self._lanes if not thread.is_alive()]:
@@ -262,13 +269,13 @@ class TensorRtRuntime(Closing):
             context = self._engine.create_execution_context(self._configure(self._engine))
         if context is None:
             raise EnvironmentLackError(
-                f"no execution context for {self.path}: the GPU lacks memory",
+                f"no execution context for {self.path}: not enough GPU memory",
                 hint="close other programs on the GPU, or build with a smaller --profile",
             )
         return context
 
     def close(self) -> None:
-        """Return the lanes of all threads, none of which may be running, and the engine."""
+        """Release the lanes of all threads and the engine. No call may be running."""
         with self._lock:
             lanes, self._lanes = list(self._lanes.values()), {}
             for lane in lanes:
@@ -285,22 +292,27 @@ def open(
     bundle: Bundle,
     device: str,
     precision: str,
-    threads: int | None = None,
-    allow_fallback: bool = False,
     backend: str = "tensorrt",
     trust_engine: str | None = None,
     cuda_graphs: bool = False,
 ) -> TensorRtRuntime:
     """Load the engine of a precision that fits this machine.
 
-    trust_engine: the SHA-256 of an engine, or of the manifest of a bundle, that was not built here.
-    cuda_graphs: record the work of sizes that come again, and repeat it.
-    threads, allow_fallback: as for every runtime; an engine has no CPU threads and nothing to fall back to.
+    All checks are made before the library reads the engine.
 
-    Raises, in this order and before the library sees a byte of the engine: `EnvironmentLackError` for a missing
-    library, `UsageError` or `EnvironmentLackError` when no engine is for this library and system,
-    `EnvironmentLackError` without a GPU and when none is for this one, `FileRefusedError` for one that is not trusted,
-    `BundleError` for one that was altered.
+    Args:
+        bundle: The bundle.
+        device: `cuda` or `cuda:N`.
+        precision: Precision of the engine.
+        backend: `tensorrt` or `tensorrt-rtx`.
+        trust_engine: The SHA-256 of an engine, or of the manifest of a bundle, that was not built here.
+        cuda_graphs: Record the work of repeated sizes and replay it.
+
+    Raises:
+        UsageError: The bundle has no engine of this backend and precision.
+        EnvironmentLackError: The library or a GPU is missing, or no engine is for this library, system and GPU.
+        FileRefusedError: The engine is not trusted.
+        BundleError: The engine does not match the manifest, or the library refuses it.
     """
     library = load_library(backend)
     find_engine(bundle, backend, precision, library.__version__)
@@ -315,19 +327,33 @@ def open(
 def load(
     bundle: Bundle, record: Engine, content: bytes, library: Any, cuda: Cuda, device: str, cuda_graphs: bool
 ) -> TensorRtRuntime:
-    """Deserialize an engine that was checked. Raises `BundleError` with the library's reasons when it refuses."""
-    said: list[str] = []
+    """Deserialize an engine.
 
-    def hear(severity: str, message: str) -> None:
+    Args:
+        bundle: The bundle it belongs to.
+        record: Its entry in the manifest.
+        content: The bytes of its file, checked already.
+        library: The module `tensorrt` or `tensorrt_rtx`.
+        cuda: The device.
+        device: `cuda` or `cuda:N`.
+        cuda_graphs: Record the work of repeated sizes and replay it.
+
+    Raises:
+        BundleError: The library refuses the engine; the message contains its reasons.
+    """
+    messages: list[str] = []
+
+    def collect(severity: str, message: str) -> None:
         if severity in ("WARNING", "ERROR", "INTERNAL_ERROR"):
-            said.append(message)
+            messages.append(message)
 
-    with listening(library, hear) as logger:
+    with listening(library, collect) as logger:
         runtime = library.Runtime(logger)
         engine = runtime.deserialize_cuda_engine(content)
     if engine is None:
+        reasons = "; ".join(messages) or "no reason given"
         raise BundleError(
-            f"{record.engine} {record.version} refuses {bundle.path(record.path)}: {'; '.join(said) or 'no reason'}",
+            f"{record.engine} {record.version} refuses {bundle.path(record.path)}: {reasons}",
             hint=f"tvlt-deploy build {bundle.directory} --engine {record.engine} --precision {record.precision}",
         )
     if not hasattr(library.IRuntimeConfig, "create_runtime_cache"):
@@ -341,7 +367,7 @@ def load(
 
 
 class _KernelCache:
-    """TensorRT-RTX compiles kernels on the GPU that runs them; the user's cache keeps them for the next start."""
+    """TensorRT-RTX compiles kernels on the GPU that runs them. The user's cache keeps them for the next start."""
 
     def __init__(self, library: Any, engine: Any, path: Path, cuda_graphs: bool) -> None:
         self.path = path
@@ -349,17 +375,17 @@ class _KernelCache:
         self.cache = self.config.create_runtime_cache()
         self.before = path.read_bytes() if path.is_file() else b""
         if self.before:
-            self.cache.deserialize(self.before)  # one that does not fit is left aside
+            self.cache.deserialize(self.before)  # a cache that does not fit is ignored
         self.config.set_runtime_cache(self.cache)
         strategies = library.CudaGraphStrategy
         self.config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE if cuda_graphs else strategies.DISABLED
 
     def configure(self, engine: Any) -> Any:
-        """What a new context is made with."""
+        """The configuration of a new context."""
         return self.config
 
     def save(self) -> None:
-        """Keep what was compiled meanwhile."""
+        """Write what was compiled since the start."""
         content = bytes(self.cache.serialize())
         if content != self.before:
             with staged_file(self.path) as temporary:

@@ -1,4 +1,4 @@
-"""The reference model as a runtime: the truth the others are measured against."""
+"""The torch reference model as a runtime. The other backends are measured against it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tvlt_deploy.bundle.manifest import WEIGHTS_FILE
 from tvlt_deploy.config import CONFIG_FILE
 from tvlt_deploy.errors import EnvironmentLackError, InputError, UsageError
 from tvlt_deploy.runtimes.base import Closing, check_feeds
+from tvlt_deploy.runtimes.pairs import check_pair
 
 try:
     import torch
@@ -27,7 +28,11 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class TorchRuntime(Closing):
-    """Runs a reference model in evaluation mode; see `tvlt_deploy.runtimes.base.Runtime`."""
+    """Runs a reference model in evaluation mode; see `tvlt_deploy.runtimes.base.Runtime`.
+
+    Attributes:
+        model: The reference model; None when closed.
+    """
 
     backend = "torch"
 
@@ -38,7 +43,7 @@ class TorchRuntime(Closing):
         self.model: PretrainedModule | None = model
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """As `Runtime.run`."""
+        """See `Runtime.run`."""
         if self.model is None:
             raise InputError("this runtime is closed", hint="open it again")
         arrays = check_feeds(feeds, self.inputs, self.config)
@@ -56,7 +61,20 @@ class TorchRuntime(Closing):
 def open(
     bundle: Bundle, device: str, precision: str, threads: int | None = None, allow_fallback: bool = False
 ) -> TorchRuntime:
-    """Load the bundle's weights into the reference. `threads` sets torch's process-wide count."""
+    """Load the bundle's weights into the reference model.
+
+    Args:
+        bundle: A bundle with weights.
+        device: `cpu`, `cuda` or `cuda:N`.
+        precision: Precision of weights and computation.
+        threads: CPU threads of torch, for the whole process; by default unchanged.
+        allow_fallback: Use the CPU if torch sees no CUDA device.
+
+    Raises:
+        UsageError: The bundle has no weights.
+        EnvironmentLackError: torch sees no such device, or the CPU as a fallback does not run this precision.
+        BundleError: A file does not match the manifest.
+    """
     if not bundle.has_weights:
         raise UsageError(
             f"{bundle.directory} was exported without weights, which the torch backend needs",
@@ -65,13 +83,14 @@ def open(
     if device != "cpu" and not torch.cuda.is_available():
         if not allow_fallback:
             raise EnvironmentLackError(
-                f"device {device} was asked for, but torch {torch.__version__} sees no CUDA device",
+                f"device is {device}, but torch {torch.__version__} sees no CUDA device",
                 hint="check the driver with nvidia-smi and that torch is a CUDA build, or use --device cpu",
             )
         device = "cpu"
+        check_pair("torch", device, precision)
     if device != "cpu" and int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
         raise EnvironmentLackError(
-            f"device {device} was asked for, but torch sees {torch.cuda.device_count()} CUDA device(s), from cuda:0 on",
+            f"device is {device}, but torch sees {torch.cuda.device_count()} CUDA device(s), from cuda:0 on",
             hint="nvidia-smi lists them",
         )
     if threads is not None:

@@ -147,6 +147,7 @@ def retrieve(
     precision: str | None = None,
     threads: int | None = None,
     trust_engine: str | None = None,
+    options: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> Retrieval:
     """Score every query with every item of the gallery.
@@ -168,6 +169,7 @@ def retrieve(
         precision: as of `tvlt_deploy.load`.
         threads: as of `tvlt_deploy.load`.
         trust_engine: as of `tvlt_deploy.load`.
+        options: as of `tvlt_deploy.load`.
         progress: called with a line of text at each step.
 
     Returns:
@@ -190,8 +192,8 @@ def retrieve(
             hint="export the checkpoint with --task audio-visual-matching",
         )
     progress("opening the bundle")
-    options: dict[str, Any] = {"threads": threads, "trust_engine": trust_engine, "progress": progress}
-    with load(opened, backend, device, precision, **options) as pipeline:
+    opening: dict[str, Any] = {"threads": threads, "trust_engine": trust_engine, "options": options}
+    with load(opened, backend, device, precision, progress=progress, **opening) as pipeline:
         return _retrieve(pipeline, sources[0], sources[1], directions, {"start": start, "duration": duration}, progress)
 
 

@@ -88,6 +88,7 @@ class ScoreStore:
         key = {
             "tvlt_deploy": __version__,
             "runtime": [runtime.backend, runtime.device, runtime.precision, getattr(runtime, "path", None)],
+            "options": dict(pipeline.options),
             "window": window,
             "clips": list(identities.values()),
         }
