@@ -36,7 +36,7 @@ from rich.table import Table
 import tvlt_deploy
 from tvlt_deploy._internal import machine
 from tvlt_deploy._internal.atomic import write_json
-from tvlt_deploy.bench.system_load import Bystanders, bystander_text
+from tvlt_deploy.bench.system_load import SystemLoad, system_load_text
 from tvlt_deploy.bench.workloads import Workload, make_workload
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.config import TvltConfig
@@ -379,11 +379,11 @@ def measure(folder: Path, options: argparse.Namespace) -> Results:
         ("clip10, int8 on OpenVINO", lambda: peers.quantized(clip10), slow, {"eager": 7.0, "nncf": 1.08}),
         ("clip10, int8 on ONNX Runtime", lambda: peers.quantized_onnxruntime(clip10), slow, {"fp32": 1.3}),
     ]
-    bystanders = Bystanders()
+    load = SystemLoad()
     for name, calls, repeats, targets in scenarios:
         if any(part in name for part in options.scenario or [""]):
             results.scenarios.append(compare(name, calls(), repeats, **targets))
-    results.bystander_cores = bystanders.cores()
+    results.bystander_cores = load.other_cores()
     results.import_seconds, results.import_loads_torch = import_time(options.repeats)
     results.peak_memory = peak_memory(peers.bundle, options.threads)
     return results
@@ -393,7 +393,7 @@ def render(results: Results, console: Console) -> None:
     where = results.machine
     console.print(f"TVLT-{results.config}, {results.threads} threads, {results.repeats} repeats, medians")
     console.print(f"{where['cpu']}, {where['cores']} cores, {where['memory'] / 2**30:.0f} GiB; {where['os']}")
-    console.print(bystander_text(results.bystander_cores))
+    console.print(system_load_text(results.bystander_cores))
     console.print(", ".join(f"{name} {version}" for name, version in results.versions.items()))
     table = Table("scenario", "contender")
     for title in ("median ms", "min ms", "speedup", "speedup, min", "target", "max difference"):

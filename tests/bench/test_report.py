@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tvlt_deploy.bench import BenchReport, BenchRow, check_report_path
 from tvlt_deploy.bench.html import page
-from tvlt_deploy.bench.system_load import bystander_text
+from tvlt_deploy.bench.system_load import system_load_text
 from tvlt_deploy.bench.timing import Statistics
 from tvlt_deploy.errors import UsageError
 
@@ -94,21 +94,21 @@ def test_table_says_everything(made: BenchReport) -> None:
         "2.00x",
         "1024 MiB",
         "ragged: eight <clips>",
-        "onnxruntime fp32: times had not settled after 4 warm-up calls",
+        "onnxruntime fp32: times were not stable after 4 warm-up calls",
         "<tensorrt> fp16: tensorrt is not [installed]",
-        "other processes kept 1.50 cores busy: do not trust",
+        "other processes kept 1.50 cores busy: times and ratios are not reliable",
     ):
         assert wanted in text
 
 
 def test_bystanders_in_words() -> None:
-    assert bystander_text(None) == "what else the machine did is not known"
-    assert bystander_text(0.04) == "other processes kept 0.04 cores busy"
+    assert system_load_text(None) == "the load by other processes is not known"
+    assert system_load_text(0.04) == "other processes kept 0.04 cores busy"
 
 
 @pytest.mark.parametrize("name", ["report.png", "report", "report.html.txt"])
 def test_other_suffixes_are_refused(made: BenchReport, tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match=r"wanted \.json or \.html"):
+    with pytest.raises(UsageError, match=r"expected \.json or \.html"):
         made.write(tmp_path / name)
     assert not list(tmp_path.iterdir())
 

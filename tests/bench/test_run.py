@@ -32,7 +32,7 @@ def test_every_stage_of_every_workload(report: BenchReport) -> None:
         assert row.stages["end_to_end"].median >= row.stages["model"].median
         assert row.warm_up_calls >= 2
         assert row.peak_memory is None or row.peak_memory > 2**20
-        assert row.note == "shrunk: the model takes at most 4 frames and 1.11 s of sound"
+        assert row.note == "reduced: the model accepts at most 4 frames and 1.11 s of sound"
 
 
 def test_ragged_batches_hold_every_clip(report: BenchReport) -> None:

@@ -32,7 +32,7 @@ def test_workloads_shrink_to_the_model_and_say_so() -> None:
     assert max(len(clip) for clip in workload.images) == 4
     assert max(len(wave) for wave in workload.audio) == 44100
     assert len({len(wave) for wave in workload.audio}) == 8, "ragged stays ragged"
-    assert workload.note == "shrunk: the model takes at most 4 frames and 1 s of sound"
+    assert workload.note == "reduced: the model accepts at most 4 frames and 1 s of sound"
     assert len(make_workload("image10", 4, 24.0, 44100).images[0]) == 1
 
 
@@ -57,7 +57,9 @@ def test_a_file_is_a_workload_by_its_path(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_an_unknown_workload_names_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="workload is 'clip99'; wanted one of image10, clip10, ragged, or an existing"):
+    with pytest.raises(
+        UsageError, match="workload is 'clip99'; expected one of image10, clip10, ragged, or an existing"
+    ):
         check_workload("clip99")
     with pytest.raises(UsageError, match="existing media file"):
         check_workload(tmp_path)

@@ -1,4 +1,4 @@
-"""Any runtime against the clock: workloads, stages timed apart, memory, and a report that names the machine."""
+"""Benchmarks: workloads, the time of each stage, memory, error, and a report that names the machine."""
 
 from tvlt_deploy.bench.report import BenchReport, check_report_path
 from tvlt_deploy.bench.results import BenchRow

@@ -1,14 +1,10 @@
-"""A report as one HTML file without anything from elsewhere."""
+"""A report as one self-contained HTML page."""
 
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING
 
-from tvlt_deploy.bench.results import END_TO_END, PARTS, STAGES, BenchRow, error_text, memory_text
-
-if TYPE_CHECKING:
-    from tvlt_deploy.bench.report import BenchReport
+from tvlt_deploy.bench.results import END_TO_END, PARTS, STAGES, BenchResults, BenchRow, error_text, memory_text
 
 _COLOURS = {"decode": "#b07aa1", "image": "#59a14f", "audio": "#edc948", "model": "#4e79a7", "other": "#bab0ac"}
 _BAR_WIDTH, _BAR_HEIGHT = 720, 18
@@ -22,13 +18,13 @@ p.small { color: #555; font-size: 13px; margin: .1rem 0; }
 """
 
 
-def page(report: BenchReport) -> str:
-    """The whole document; every name is escaped."""
-    title = f"{report.task} on {report.device}"
+def page(results: BenchResults) -> str:
+    """The HTML document of a benchmark. Every text in it is escaped."""
+    title = f"{results.task} on {results.device}"
     key = "".join(f'<span style="background:{colour}"></span>{name}' for name, colour in _COLOURS.items())
-    heading = "\n".join(f'<p class="small">{escape(line)}</p>' for line in report.heading())
-    workloads = list(dict.fromkeys(row.workload for row in report.rows))
-    sections = [_section(report, [row for row in report.rows if row.workload == name]) for name in workloads]
+    heading = "\n".join(f'<p class="small">{escape(line)}</p>' for line in results.heading())
+    workloads = list(dict.fromkeys(row.workload for row in results.rows))
+    sections = [_section(results, [row for row in results.rows if row.workload == name]) for name in workloads]
     return "\n".join(
         [
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
@@ -41,7 +37,7 @@ def page(report: BenchReport) -> str:
     )
 
 
-def _section(report: BenchReport, rows: list[BenchRow]) -> str:
+def _section(results: BenchResults, rows: list[BenchRow]) -> str:
     longest = max((row.stages[END_TO_END].median for row in rows if row.stages), default=0.0)
     head = "".join(
         f"<th>{title}</th>"
@@ -64,17 +60,17 @@ def _section(report: BenchReport, rows: list[BenchRow]) -> str:
     return "\n".join(
         [
             f"<h2>{escape(rows[0].workload)}</h2>",
-            *(f'<p class="small">{escape(text)}</p>' for text in report.descriptions(rows[0].workload)),
+            *(f'<p class="small">{escape(text)}</p>' for text in results.descriptions(rows[0].workload)),
             *(_bar(row, longest) for row in rows if row.stages),
             f"<table>\n<tr>{head}</tr>",
-            *(_cells(report, row) for row in rows),
+            *(_cells(results, row) for row in rows),
             f"</table>\n{remarks}",
         ]
     )
 
 
 def _bar(row: BenchRow, longest: float) -> str:
-    """The stages of the median call end to end, on a scale that all rows of a workload share."""
+    """A bar of the stages of the median call, on the same scale for all rows of a workload."""
     medians = {stage: row.stages[stage].median for stage in PARTS if stage in row.stages} | {"other": row.other}
     left, pieces = 0.0, []
     for stage, seconds in medians.items():
@@ -91,12 +87,12 @@ def _bar(row: BenchRow, longest: float) -> str:
     )
 
 
-def _cells(report: BenchReport, row: BenchRow) -> str:
+def _cells(results: BenchResults, row: BenchRow) -> str:
     cells = [row.name]
     if not row.stages:
         cells.append("not run")
     else:
-        whole, ratio = row.stages[END_TO_END], report.speedup(row)
+        whole, ratio = row.stages[END_TO_END], results.speedup(row)
         cells += [f"{1000 * row.stages[stage].median:.4g}" if stage in row.stages else "-" for stage in STAGES]
         cells += [f"{1000 * whole.p90:.4g}", f"{1000 * whole.p99:.4g}", str(whole.repeats), f"{row.throughput:.4g}"]
         cells += [memory_text(row.peak_memory), "-" if ratio is None else f"{ratio:.2f}x", error_text(row)]

@@ -1,4 +1,4 @@
-"""The most memory a process ever held."""
+"""Peak memory of a process."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from pathlib import Path
 
 
 def peak_memory(status: Path = Path("/proc/self/status")) -> int | None:
-    """Bytes of this process's resident memory at its highest (VmHWM), or None where the system does not tell.
+    """Peak resident memory of this process.
 
-    `getrusage` is no substitute: on Linux its figure survives exec, so that a child starts with its parent's.
+    `getrusage` is no substitute: on Linux its value survives exec, so that a child starts with its parent's.
+
+    Args:
+        status: The status file of the process; its VmHWM is read.
+
+    Returns:
+        Bytes; None if the system does not provide them.
     """
     try:
         match = re.search(r"^VmHWM:\s*(\d+) kB$", status.read_text(encoding="ascii"), re.MULTILINE)

@@ -1,97 +1,33 @@
-"""What was measured, as data, as a table and as a page."""
+"""The report of a benchmark: a table, a JSON file or an HTML page."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tvlt_deploy._internal.atomic import write_json, write_text
 from tvlt_deploy.bench.html import page
-from tvlt_deploy.bench.results import END_TO_END, PARTS, STAGES, BenchRow, error_text, memory_text
-from tvlt_deploy.bench.system_load import bystander_text
+from tvlt_deploy.bench.results import END_TO_END, PARTS, STAGES, BenchResults, BenchRow, error_text, memory_text
 from tvlt_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 REPORT_SUFFIXES = (".json", ".html")
-_BASELINE = ("torch", "fp32")
 CAPTION = (
     "median times of one call in ms; p90 and p99 of the call end to end; "
-    "error: largest difference of the answers from the reference's, over their deviation"
+    "error: max difference of the answers from the reference's, divided by their deviation"
 )
 
 
 @dataclass(frozen=True)
-class BenchReport:
-    """All rows, and what they belong to: bundle, machine, versions, threads.
-
-    threads: CPU threads of every backend. order: how the rows of one workload took turns.
-    bystander_cores: kept busy by other processes on average during the run; None where the system does not tell.
-    """
-
-    bundle: str
-    manifest_sha256: str
-    task: str
-    device: str
-    threads: int
-    order: str
-    bystander_cores: float | None
-    machine: Mapping[str, Any]
-    versions: Mapping[str, str]
-    rows: tuple[BenchRow, ...]
-
-    @property
-    def ran(self) -> bool:
-        """Whether anything was measured."""
-        return any(row.stages for row in self.rows)
-
-    def speedup(self, row: BenchRow, stage: str = END_TO_END) -> float | None:
-        """Median of torch in fp32 over the row's, same workload and stage; None where either did not run."""
-        for other in self.rows:
-            baseline = (other.backend, other.precision) == _BASELINE and other.workload == row.workload
-            if baseline and stage in other.stages and stage in row.stages:
-                return other.stages[stage].median / row.stages[stage].median
-        return None
-
-    def to_dict(self) -> dict[str, Any]:
-        """In types that JSON holds; times in seconds, memory in bytes, `speedup_over_torch` by stage."""
-        rows = []
-        for row in self.rows:
-            speedups = {stage: self.speedup(row, stage) for stage in ("model", END_TO_END)}
-            rows.append(
-                {
-                    **dataclasses.asdict(row),
-                    "batches": [list(batch) for batch in row.batches],
-                    "throughput": row.throughput,
-                    "preprocessing_share": row.preprocessing_share,
-                    "speedup_over_torch": {stage: value for stage, value in speedups.items() if value is not None},
-                }
-            )
-        return {**dataclasses.asdict(dataclasses.replace(self, rows=())), "rows": rows}
-
-    def heading(self) -> list[str]:
-        """Where and how it was measured, in lines of text."""
-        machine = self.machine
-        gpus = "".join(f", {gpu}" for gpu in machine["gpus"])
-        return [
-            f"{self.bundle}: {self.task} on {self.device}, {self.threads} threads",
-            f"{machine['cpu']}, {machine['cores']} cores, {machine['memory'] / 2**30:.0f} GiB{gpus}; {machine['os']}",
-            ", ".join(f"{name} {version}" for name, version in self.versions.items()),
-            f"{self.order}; {bystander_text(self.bystander_cores)}",
-        ]
-
-    def descriptions(self, workload: str) -> list[str]:
-        """What a workload is, and how it differs from its name."""
-        rows = [row for row in self.rows if row.workload == workload]
-        return [text for text in dict.fromkeys(text for row in rows for text in (row.description, row.note)) if text]
+class BenchReport(BenchResults):
+    """The results of a benchmark, which can be printed and written to a file."""
 
     def render(self, console: Console) -> None:
-        """Print the heading, a table and the remarks."""
+        """Print the heading, a table and the remarks to a rich console."""
         from rich.markup import escape
         from rich.table import Table
 
@@ -130,7 +66,14 @@ class BenchReport:
         ]
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write JSON or a self-contained HTML page, by the suffix and in one piece. Raises `UsageError` for others."""
+        """Write JSON or a self-contained HTML page, atomically.
+
+        Args:
+            path: A file whose suffix is `.json` or `.html`.
+
+        Raises:
+            UsageError: Another suffix, or the folder does not exist.
+        """
         if check_report_path(path) == ".json":
             write_json(path, self.to_dict())
         else:
@@ -138,10 +81,17 @@ class BenchReport:
 
 
 def check_report_path(path: str | os.PathLike[str]) -> str:
-    """The suffix of a report file. Raises `UsageError` for one that no report is written in, or a missing folder."""
+    """Check the path of a report file.
+
+    Returns:
+        Its suffix.
+
+    Raises:
+        UsageError: The suffix is not one of `REPORT_SUFFIXES`, or the folder does not exist.
+    """
     file = Path(path)
     if file.suffix not in REPORT_SUFFIXES:
-        raise UsageError(f"the report {file} ends in {file.suffix!r}; wanted {' or '.join(REPORT_SUFFIXES)}")
+        raise UsageError(f"the report {file} ends in {file.suffix!r}; expected {' or '.join(REPORT_SUFFIXES)}")
     if not file.parent.is_dir():
-        raise UsageError(f"the folder of the report {file} does not exist", hint="make it first")
+        raise UsageError(f"the folder of the report {file} does not exist", hint="create it first")
     return file.suffix

@@ -1,4 +1,4 @@
-"""What the rest of the machine does while a benchmark runs."""
+"""CPU load by other processes while a benchmark runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def _busy_seconds() -> float | None:
-    """Core seconds that the machine has worked since it started, or None where the system does not tell."""
+    """Busy core seconds of the machine since it started; None if the system does not provide them."""
     try:
         line = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0]
     except (OSError, IndexError):
@@ -24,15 +24,15 @@ def _own_seconds() -> float:
 
 
 @dataclass(frozen=True)
-class Bystanders:
-    """How much the rest of the machine works from now on: a busy neighbour makes times long and ratios wrong."""
+class SystemLoad:
+    """CPU load by other processes since this object was created: it makes times longer and ratios wrong."""
 
     _start: float = field(default_factory=time.perf_counter)
     _busy: float | None = field(default_factory=_busy_seconds)
     _own: float = field(default_factory=_own_seconds)
 
-    def cores(self) -> float | None:
-        """Cores that other processes kept busy on average, or None where the system does not tell."""
+    def other_cores(self) -> float | None:
+        """Average number of cores kept busy by other processes; None if the system does not provide it."""
         busy = _busy_seconds()
         if busy is None or self._busy is None:
             return None
@@ -40,9 +40,9 @@ class Bystanders:
         return round(max(0.0, others / (time.perf_counter() - self._start)), 2)
 
 
-def bystander_text(cores: float | None) -> str:
-    """What the number of `Bystanders.cores` means for a reader."""
+def system_load_text(cores: float | None) -> str:
+    """`SystemLoad.other_cores` in words, with a warning from 0.1 cores on."""
     if cores is None:
-        return "what else the machine did is not known"
-    warning = ": do not trust these times, and ratios still less" if cores > 0.1 else ""
+        return "the load by other processes is not known"
+    warning = ": times and ratios are not reliable" if cores > 0.1 else ""
     return f"other processes kept {cores:.2f} cores busy{warning}"

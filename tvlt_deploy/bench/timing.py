@@ -1,4 +1,4 @@
-"""Warming up until times are stable, and what is said of a series of times."""
+"""Warm-up until times are stable, and statistics of a series of times."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 WINDOW = 3
-"""Calls whose median is compared with that of as many calls before."""
+"""Number of calls whose median is compared with that of the same number of calls before."""
 TOLERANCE = 0.05
-"""Windows agree while their medians differ by less than this share."""
+"""Two windows agree if their medians differ by at most this share."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,13 @@ class Statistics:
 
     @classmethod
     def of(cls, samples: Sequence[float]) -> Statistics:
-        """Raises `ValueError` for an empty series."""
+        """Statistics of times in seconds.
+
+        Raises:
+            ValueError: There are no samples.
+        """
         if not samples:
-            raise ValueError("no samples; wanted at least one")
+            raise ValueError("no samples; expected at least one")
         median, p90, p99 = (float(value) for value in np.percentile(samples, (50, 90, 99)))
         return cls(len(samples), median, p90, p99, statistics.fmean(samples), min(samples))
 
@@ -44,15 +48,21 @@ def is_stable(samples: Sequence[float]) -> bool:
     return abs(after - before) <= TOLERANCE * before
 
 
-def warm_up(call: Callable[[], object], seconds: float, least: int = 2) -> tuple[int, bool]:
-    """Call until `is_stable`, or until `seconds` have passed and `least` calls were made.
+def warm_up(call: Callable[[], object], seconds: float, min_calls: int = 2) -> tuple[int, bool]:
+    """Call until times are stable, or until the time has passed.
 
-    Returns the number of calls and whether they became stable.
+    Args:
+        call: What is measured.
+        seconds: Time after which to stop, if at least `min_calls` calls were made.
+        min_calls: Minimum number of calls.
+
+    Returns:
+        The number of calls, and whether their times became stable.
     """
     samples: list[float] = []
     begin = time.perf_counter()
     while not is_stable(samples):
-        if len(samples) >= least and time.perf_counter() - begin >= seconds:
+        if len(samples) >= min_calls and time.perf_counter() - begin >= seconds:
             return len(samples), False
         start = time.perf_counter()
         call()

@@ -18,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 
 from tvlt_deploy._internal.machine import imported_versions
-from tvlt_deploy.bench import timing as clock
+from tvlt_deploy.bench import timing
 from tvlt_deploy.bench.memory import peak_memory
 from tvlt_deploy.bench.results import END_TO_END
 from tvlt_deploy.bench.workloads import make_workload
@@ -39,7 +39,7 @@ class Stopwatch:
         self.batches: list[tuple[int, int, int]] = []
 
     def time(self, stage: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """What the function returns."""
+        """Call the function, add its time to the stage, and return its result."""
         start = time.perf_counter()
         try:
             return function(*args, **kwargs)
@@ -48,7 +48,7 @@ class Stopwatch:
 
 
 class _Timed:
-    """Stands for a processor or a runtime, and counts the time of its calls under a stage."""
+    """Wraps a processor or a runtime and adds the time of its calls to a stage."""
 
     def __init__(self, target: Any, stage: str, watch: Stopwatch) -> None:
         self._target, self._stage, self._watch = target, stage, watch
@@ -67,31 +67,20 @@ class _Timed:
 
 
 class Session:
-    """A pipeline with a stopwatch in it, and the workload it answers."""
+    """A workload and what answers it, with a stopwatch. Subclasses open a backend and implement `_call`."""
 
-    def __init__(
-        self,
-        bundle: str,
-        backend: str,
-        device: str,
-        precision: str,
-        threads: int | None,
-        trust_engine: str | None,
-        workload: str,
-    ) -> None:
-        start = time.perf_counter()
-        pipe = load(bundle, backend, device, precision, threads=threads, trust_engine=trust_engine)
-        self.load_seconds = time.perf_counter() - start
-        self.watch = Stopwatch()
-        processor, sound = copy.copy(pipe.processor), pipe.processor.feature_extractor
-        processor.image_processor = cast(Any, _Timed(processor.image_processor, "image", self.watch))
-        processor.feature_extractor = cast(Any, _Timed(sound, "audio", self.watch))
-        self.pipe = Pipeline(pipe.bundle, cast(Runtime, _Timed(pipe.runtime, "model", self.watch)), processor)
+    def __init__(self, watch: Stopwatch, pipe: Pipeline, workload: str, load_seconds: float) -> None:
+        self.watch, self.pipe, self.load_seconds = watch, pipe, load_seconds
+        sound = pipe.processor.feature_extractor
         self.rate = sound.sampling_rate
         self.workload = make_workload(workload, pipe.config.num_frames, sound.max_samples / self.rate, self.rate)
 
+    def _call(self) -> Mapping[str, Any]:
+        """The task's outputs for all clips, in one call or clip by clip."""
+        raise NotImplementedError
+
     def once(self) -> dict[str, float]:
-        """Seconds of each stage of one call, and of the whole."""
+        """Seconds of each stage of one call, and of the complete call."""
         self.watch.seconds, self.watch.batches = {}, []
         start = time.perf_counter()
         self._call()
@@ -101,10 +90,6 @@ class Session:
         """Write the task's first output for all clips, one value after another, to an .npy file."""
         outputs = self._call()[self.pipe.task.output_names[0]]
         np.save(path, np.concatenate([np.ravel(row) for row in outputs]))
-
-    def _call(self) -> Mapping[str, Any]:
-        images, audio = self._clips()
-        return self.pipe(images=images, audio=audio, sampling_rate=self.rate)
 
     def _clips(self) -> tuple[list[Any], list[Any]]:
         """Frames and sounds of one call; a media file is decoded each time."""
@@ -118,8 +103,8 @@ class Session:
         return images, audio
 
     def warm_up(self, seconds: float) -> dict[str, Any]:
-        """See `clock.warm_up`."""
-        calls, stable = clock.warm_up(self.once, seconds)
+        """See `timing.warm_up`."""
+        calls, stable = timing.warm_up(self.once, seconds)
         return {"calls": calls, "stable": stable}
 
     def turn(self, seconds: float) -> list[dict[str, float]]:
@@ -130,7 +115,7 @@ class Session:
         return times
 
     def summary(self) -> dict[str, Any]:
-        """What does not change from call to call, and the peak of memory so far."""
+        """What does not change from call to call, and the peak of memory so far in bytes."""
         return {
             "clips": self.workload.clips,
             "description": self.workload.description,
@@ -142,28 +127,43 @@ class Session:
         }
 
 
-class FusedSession(Session):
-    """The fused graph, clip by clip, and beside it the model alone: the same form, on tensors prepared beforehand.
+class PipelineSession(Session):
+    """A pipeline on one backend."""
 
-    The stage `model` is not a part of the call that is timed, it is what the call would take without pre-processing.
+    def __init__(self, bundle: str, backend: str, device: str, precision: str, workload: str, **options: Any) -> None:
+        watch, start = Stopwatch(), time.perf_counter()
+        pipe = load(bundle, backend, device, precision, **options)
+        load_seconds = time.perf_counter() - start
+        processor = copy.copy(pipe.processor)
+        processor.image_processor = cast(Any, _Timed(processor.image_processor, "image", watch))
+        processor.feature_extractor = cast(Any, _Timed(processor.feature_extractor, "audio", watch))
+        timed = Pipeline(pipe.bundle, cast(Runtime, _Timed(pipe.runtime, "model", watch)), processor)
+        super().__init__(watch, timed, workload, load_seconds)
+
+    def _call(self) -> Mapping[str, Any]:
+        images, audio = self._clips()
+        return self.pipe(images=images, audio=audio, sampling_rate=self.rate)
+
+
+class FusedSession(Session):
+    """The fused graph, clip by clip, and besides it the model alone: the same form, on tensors prepared beforehand.
+
+    The stage `model` is not part of the call that is timed: it is what the call would take without pre-processing.
     """
 
-    def __init__(self, bundle: str, threads: int | None, workload: str, **options: Any) -> None:
+    def __init__(self, bundle: str, threads: int | None, workload: str) -> None:
         from tvlt_deploy.runtimes.onnxruntime import open_fused
 
-        self.watch = Stopwatch()
-        start = time.perf_counter()
+        watch, start = Stopwatch(), time.perf_counter()
         opened = Bundle(bundle)
         self.runtime = open_fused(opened, threads)
-        self.load_seconds = time.perf_counter() - start
+        load_seconds = time.perf_counter() - start
         processor = processor_of(opened)
         assert processor is not None  # or there is no fused graph
         model = open_runtime(opened, threads=threads, form=STANDARD_FORM)
-        self.pipe = Pipeline(opened, cast(Runtime, _Timed(model, "model", self.watch)), processor)
-        sound = processor.feature_extractor
-        self.rate = sound.sampling_rate
-        self.workload = make_workload(workload, opened.config.num_frames, sound.max_samples / self.rate, self.rate)
-        self.prepared = [self.pipe.inputs(*clip, self.rate) for clip in zip(*self._clips(), strict=True)]
+        pipe = Pipeline(opened, cast(Runtime, _Timed(model, "model", watch)), processor)
+        super().__init__(watch, pipe, workload, load_seconds)
+        self.prepared = [pipe.inputs(*clip, self.rate) for clip in zip(*self._clips(), strict=True)]
 
     def once(self) -> dict[str, float]:
         """Seconds of the fused graph on all clips, and of the model alone on them."""
@@ -178,24 +178,27 @@ class FusedSession(Session):
         return {name: [row[name] for row in outputs] for name in self.pipe.task.output_names}
 
     def summary(self) -> dict[str, Any]:
-        """As of any session; the peak of memory would be that of two."""
+        """As of any session, without the peak of memory, which would be that of two sessions."""
         return {**super().summary(), "peak_memory": None}
 
 
-def _session(backend: str, **options: Any) -> Session:
-    return FusedSession(**options) if backend == FUSED_FORM else Session(backend=backend, **options)
+def open_session(bundle: str, backend: str, threads: int | None, workload: str, **options: Any) -> Session:
+    """The session of a backend, or of the fused graph, which has no options."""
+    if backend == FUSED_FORM:
+        return FusedSession(bundle, threads, workload)
+    return PipelineSession(bundle, backend, workload=workload, threads=threads, **options)
 
 
 def main() -> None:
     """Serve requests until the input ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.dup2(2, 1)  # whatever a library prints must not be read as an answer
+    os.dup2(2, 1)  # what a library prints is not to be read as an answer
     session: Session | None = None
     for line in sys.stdin:
         request, arguments = json.loads(line)
         try:
             if session is None:
-                session = _session(**arguments)
+                session = open_session(**arguments)
                 answer: dict[str, Any] = {"ok": None}
             else:
                 answer = {"ok": getattr(session, request)(**arguments)}

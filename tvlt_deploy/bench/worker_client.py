@@ -1,4 +1,4 @@
-"""The measuring side's hold on a worker process."""
+"""A worker process, seen from the process that measures."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from tvlt_deploy.runtimes.base import Closing
 
 
 class WorkerError(Exception):
-    """Why a worker could not measure."""
+    """A worker could not do what it was asked for; the message says why."""
 
 
 class Worker(Closing):
-    """A fresh process that serves `tvlt_deploy.bench.worker`. Use with `with`: leaving kills it, whatever it does.
+    """A new process that serves `tvlt_deploy.bench.worker`. Use with `with`: at the end the process is killed.
 
-    It is a session of its own, so that an interrupt at the terminal reaches its parent alone, which then ends it.
+    It has its own session, so that an interrupt at the terminal reaches only its parent, which then ends it.
     """
 
     def __init__(self) -> None:
-        # The child imports what its parent imports, and nothing that happens to lie in the working directory.
+        # The child imports what its parent imports, and nothing from the working directory.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path)}
-        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "tvlt_deploy.bench.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._complaints,
+            stderr=self._stderr,
             encoding="utf-8",
             env=environment,
             start_new_session=True,
@@ -40,11 +40,23 @@ class Worker(Closing):
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Id of the process."""
         return self._process.pid
 
     def ask(self, request: str, **arguments: Any) -> Any:
-        """The worker's answer. Raises `WorkerError` saying why there is none, `BundleError` for an altered bundle."""
+        """Send a request.
+
+        Args:
+            request: Name of a method of `tvlt_deploy.bench.worker.Session`, or `open`.
+            arguments: Its arguments, in JSON types.
+
+        Returns:
+            The answer, in JSON types.
+
+        Raises:
+            WorkerError: The request failed, or the process ended.
+            BundleError: The bundle was altered.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
@@ -53,7 +65,7 @@ class Worker(Closing):
         except BrokenPipeError:
             line = ""
         if not line:
-            raise WorkerError(self._last_words())
+            raise WorkerError(self._exit_reason())
         answer = json.loads(line)
         if "error" not in answer:
             return answer["ok"]
@@ -62,16 +74,16 @@ class Worker(Closing):
             raise BundleError(message, hint=hint)
         raise WorkerError(f"{message} ({hint})" if hint else message)
 
-    def _last_words(self) -> str:
+    def _exit_reason(self) -> str:
         code = self._process.wait()
         if code == -signal.SIGKILL:
-            return "its process was killed, as happens when memory runs out"
-        self._complaints.seek(0)
-        lines = self._complaints.read().decode("utf-8", "replace").strip().splitlines()
+            return "its process was killed, probably because memory ran out"
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode("utf-8", "replace").strip().splitlines()
         return f"its process ended with code {code}" + (f": {lines[-1]}" if lines else "")
 
     def close(self) -> None:
-        """Kill the process and wait for its end."""
+        """Kill the process and wait until it has ended."""
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
@@ -80,4 +92,4 @@ class Worker(Closing):
                     stream.close()
                 except BrokenPipeError:
                     continue
-        self._complaints.close()
+        self._stderr.close()

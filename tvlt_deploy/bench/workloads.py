@@ -1,4 +1,4 @@
-"""What is measured: synthetic clips of fixed sizes, or a media file of the user's own."""
+"""Workloads of a benchmark: synthetic clips of fixed sizes, or a media file."""
 
 from __future__ import annotations
 
@@ -26,8 +26,13 @@ WORKLOADS: dict[str, tuple[tuple[int, float], ...]] = {
 class Workload:
     """Clips for one pipeline call.
 
-    images: (T, 360, 640, 3) uint8 per clip. audio: (samples,) float32 per clip. Both are empty for a media file, which
-    is read anew for each call from `path`. description: what there is, in words. note: how it differs from its name.
+    Attributes:
+        name: Name of the workload, or of the media file.
+        description: Number and sizes of the clips, in words.
+        images: (frames, 360, 640, 3) uint8 for each clip; empty for a media file.
+        audio: (samples,) float32 for each clip; empty for a media file.
+        path: A media file, which is decoded in each call.
+        note: How the clips differ from the named workload, if they do.
     """
 
     name: str
@@ -39,40 +44,54 @@ class Workload:
 
     @property
     def clips(self) -> int:
-        """Clips answered by one call."""
+        """Number of clips answered by one call."""
         return 1 if self.path else len(self.images)
 
 
 def check_workload(name: str | os.PathLike[str]) -> str:
-    """The name of a workload or the absolute path of a file. Raises `UsageError` for anything else."""
+    """Check the name of a workload or the path of a media file.
+
+    Returns:
+        The name, or the absolute path.
+
+    Raises:
+        UsageError: It is neither.
+    """
     text = os.fspath(name)
     if text in WORKLOADS:
         return text
     if not os.path.isfile(text):
         raise UsageError(
-            f"workload is {text!r}; wanted one of {', '.join(WORKLOADS)}, or an existing media file",
+            f"workload is {text!r}; expected one of {', '.join(WORKLOADS)}, or an existing media file",
             hint="check the spelling or the path",
         )
     return os.path.abspath(text)
 
 
 def workload_name(name: str) -> str:
-    """What a checked workload is called in a report: a file goes by its name alone."""
+    """Name of a checked workload in a report: for a file, its name without the directory."""
     return name if name in WORKLOADS else os.path.basename(name)
 
 
-def make_workload(name: str, most_frames: int, most_seconds: float, sampling_rate: int) -> Workload:
-    """The clips of a checked workload name, for a model that takes so many frames and seconds of sound.
+def make_workload(name: str, max_frames: int, max_seconds: float, sampling_rate: int) -> Workload:
+    """The clips of a workload, scaled down together to what the model accepts, so that ragged clips stay ragged.
 
-    Sizes beyond the model's are scaled down together, so that ragged clips stay ragged, and `note` says so.
+    Args:
+        name: A checked workload name or path.
+        max_frames: Frames that the model accepts.
+        max_seconds: Seconds of sound that the model accepts.
+        sampling_rate: Samples per second.
+
+    Returns:
+        The clips. `note` states if they were scaled down.
     """
     if name not in WORKLOADS:
         return Workload(workload_name(name), "media file", path=Path(name))
     asked = WORKLOADS[name]
-    sizes = _shrunk(asked, most_frames, most_seconds)
+    sizes = _reduced(asked, max_frames, max_seconds)
     note = ""
     if sizes != asked:
-        note = f"shrunk: the model takes at most {most_frames} frames and {most_seconds:.3g} s of sound"
+        note = f"reduced: the model accepts at most {max_frames} frames and {max_seconds:.3g} s of sound"
     return Workload(
         name,
         _describe(sizes),
@@ -82,9 +101,9 @@ def make_workload(name: str, most_frames: int, most_seconds: float, sampling_rat
     )
 
 
-def _shrunk(sizes: Sequence[tuple[int, float]], most_frames: int, most_seconds: float) -> tuple[tuple[int, float], ...]:
-    frame_share = min(1.0, most_frames / max(frames for frames, _ in sizes))
-    second_share = min(1.0, most_seconds / max(seconds for _, seconds in sizes))
+def _reduced(sizes: Sequence[tuple[int, float]], max_frames: int, max_seconds: float) -> tuple[tuple[int, float], ...]:
+    frame_share = min(1.0, max_frames / max(frames for frames, _ in sizes))
+    second_share = min(1.0, max_seconds / max(seconds for _, seconds in sizes))
     return tuple((max(1, round(frames * frame_share)), seconds * second_share) for frames, seconds in sizes)
 
 
@@ -100,7 +119,7 @@ def _describe(sizes: Sequence[tuple[int, float]]) -> str:
 
 
 def moving_picture(frames: int, seed: int) -> NDArray[np.uint8]:
-    """(frames, 360, 640, 3) uint8: a tinted slope that turns from frame to frame, under grain."""
+    """(frames, 360, 640, 3) uint8: a tinted gradient that turns from frame to frame, with noise."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[-1 : 1 : HEIGHT * 1j, -1 : 1 : WIDTH * 1j].astype(np.float32)
     angles = random.uniform(0, 2 * np.pi) + 0.3 * np.arange(frames)
@@ -114,7 +133,7 @@ def moving_picture(frames: int, seed: int) -> NDArray[np.uint8]:
 
 
 def speech(seconds: float, sampling_rate: int, seed: int) -> NDArray[np.float32]:
-    """(samples,) float32 within [-1, 1]: harmonics of a wandering voice, four syllables a second, and breath."""
+    """(samples,) float32 within [-1, 1]: harmonics of a varying pitch, four syllables per second, with noise."""
     random = np.random.default_rng(seed)
     time = np.arange(max(1, round(seconds * sampling_rate))) / sampling_rate
     pitch = random.uniform(90, 220) * (1 + 0.1 * np.sin(2 * np.pi * 0.4 * time))
