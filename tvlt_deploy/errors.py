@@ -35,6 +35,11 @@ class TvltError(Exception):
         """The message without the hint."""
         return super().__str__()
 
+    @property
+    def reference(self) -> str:
+        """The entry of this type in the documentation."""
+        return f"docs/reference/errors.md#{type(self).__name__}"
+
 
 class UsageError(TvltError, ValueError):
     """A call or an option that cannot be carried out as requested. Correct the argument. Exit code 2."""

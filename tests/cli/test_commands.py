@@ -131,8 +131,8 @@ def test_a_checkpoint_in_the_way_is_kept(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     result = invoke("init-checkpoint", tmp_path)
     assert result.exit_code == 2
-    assert "holds a checkpoint already" in result.stderr
-    assert "hint: --force replaces it" in result.stderr
+    assert "contains a checkpoint already" in result.stderr
+    assert "hint: --force overwrites it" in result.stderr
     assert (tmp_path / "config.json").read_text() == "{}"
 
 
@@ -205,7 +205,7 @@ def test_json_lines_of_arrays_tell_their_shapes(features: Bundle, wav: Path) -> 
         (("run", "{bundle}", "{wav}", "--format", "parquet"), 2, "--output FILE"),
         (("run", "{bundle}", "{wav}", "--backend", "tensorflow"), 2, "tensorflow"),
         (("run", "{bundle}", "{wav}", "--backend", "torch", "--precision", "int8"), 4, "does not run int8"),
-        (("run", "{bundle}", "{wav}", "--device", "tpu"), 2, "wanted cpu, cuda or cuda:N"),
+        (("run", "{bundle}", "{wav}", "--device", "tpu"), 2, "expected cpu, cuda or cuda:N"),
         (("run", "{bundle}", "{wav}", "--start", "-1"), 2, "-1"),
         (("run", "{bundle}", "{wav}", "--start", "100"), 2, "100"),
         (("run", "{bundle}", "{wav}", "--format", "npy"), 2, "--output DIR"),
@@ -256,7 +256,7 @@ def test_cuda_without_a_device_is_an_error_with_a_hint(matching: Bundle, wav: Pa
         pytest.skip("this ONNX Runtime has a CUDA provider")
     result = invoke("run", matching.directory, wav, "--device", "cuda")
     assert result.exit_code == 4
-    assert "CUDA cannot be had" in result.stderr
+    assert "CUDA is not available" in result.stderr
     assert "tvlt-deploy[gpu]" in result.stderr
 
 
