@@ -1,6 +1,6 @@
-"""The Python side of `libtvlt_deploy_python`: a pipeline that takes a C caller's memory and gives plain values.
+"""The Python side of `libtvlt_deploy_python`: a pipeline that reads the memory of a C caller and returns plain values.
 
-`cpp/src/python_model.cpp` calls it; a Python program uses `tvlt_deploy.load`.
+`cpp/src/python_model.cpp` calls it. Python programs use `tvlt_deploy.load`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tvlt_deploy.tasks import RAW_INPUTS, TensorSpec
 ClipView = tuple[memoryview | None, tuple[int, int, int], tuple[int, int], memoryview | None, int]
 """Bytes of the frames, (frames, height, width), (bytes between frames, between rows), bytes of the samples, rate in Hz.
 
-None stands for an absent part."""
+Absent frames or samples are None."""
 TensorView = tuple[str, tuple[int, ...], memoryview]
 """Name of the input, shape, bytes of float32."""
 MediaFile = tuple[str, str | None, float, float | None, bool]
@@ -27,7 +27,7 @@ MediaFile = tuple[str, str | None, float, float | None, bool]
 Scores = tuple[list[str], list[float], str, float]
 """Labels, a score for each; label and score of the answer."""
 Row = tuple[list[tuple[str, np.ndarray]], Scores | None]
-"""Of one clip: its outputs, contiguous float32, and its scores where the task has labels."""
+"""Result of one clip: its outputs, contiguous float32, and its scores if the task has labels."""
 
 TensorInfo = tuple[str, tuple[int, ...], str]
 """Name, shape with -1 for a dynamic axis, dtype: of an input or output."""
@@ -36,7 +36,10 @@ Signature = tuple[list[TensorInfo], list[TensorInfo], list[str]]
 
 
 class EmbeddedPipeline:
-    """A pipeline behind the C functions. Nothing keeps a view of the caller's memory after a call."""
+    """The pipeline behind the C functions. No view of the caller's memory is kept after a call.
+
+    Arguments and errors are those of `tvlt_deploy.load`.
+    """
 
     def __init__(
         self,
@@ -56,29 +59,59 @@ class EmbeddedPipeline:
         return _infos(inputs, 0), _infos(runtime.outputs, 1), list(self.pipeline.labels)
 
     def run_clips(self, clips: Sequence[ClipView]) -> list[Row]:
-        """As calling the pipeline; raises as it does."""
+        """Run clips as a call of the pipeline does.
+
+        Args:
+            clips: frames and sound of each clip, as views of the caller's memory.
+
+        Returns:
+            The result of each clip, in order.
+
+        Raises:
+            InputError: as for a call of the pipeline.
+        """
         images: list[np.ndarray | None] = []
         audio: list[np.ndarray | None] = []
-        wanted = rate = self.pipeline.processor.feature_extractor.sampling_rate
+        expected = rate = self.pipeline.processor.feature_extractor.sampling_rate
         for frames, shape, strides, samples, sampling_rate in clips:
             images.append(
                 None if frames is None else np.ndarray((*shape, 3), np.uint8, frames, strides=(*strides, 3, 1))
             )
             audio.append(None if samples is None else np.frombuffer(samples, np.float32))
-            if samples is not None and sampling_rate != wanted:
-                rate = sampling_rate  # which the pipeline refuses
+            if samples is not None and sampling_rate != expected:
+                rate = sampling_rate  # the pipeline refuses it
         outputs = self.pipeline(images, audio, rate)
         return [self._row({name: np.asarray(v[index]) for name, v in outputs.items()}) for index in range(len(clips))]
 
     def run_tensors(self, tensors: Sequence[TensorView]) -> list[Row]:
-        """As the runtime's `run`; raises as it does."""
+        """Run a batch of prepared tensors as `run` of the runtime does.
+
+        Args:
+            tensors: the inputs of the task, as views of the caller's memory.
+
+        Returns:
+            The result of each row of the batch.
+
+        Raises:
+            InputError: as for `run` of the runtime.
+        """
         feeds = {name: np.frombuffer(view, np.float32).reshape(shape) for name, shape, view in tensors}
         outputs = self.pipeline.runtime.run(feeds)
         batch = len(next(iter(outputs.values())))
         return [self._row({name: values[index] for name, values in outputs.items()}) for index in range(batch)]
 
     def run_media(self, media: Sequence[MediaFile]) -> list[Row]:
-        """As `tvlt_deploy.inference.files.answer_files`; the first file that cannot be answered raises its error."""
+        """Run media files as `tvlt_deploy.inference.files.answer_files` does.
+
+        Args:
+            media: the files, each with its window.
+
+        Returns:
+            The result of each file, in order.
+
+        Raises:
+            TvltError: the error of the first file that cannot be answered.
+        """
         from tvlt_deploy.inference.files import answer_files
 
         rows = []
@@ -112,7 +145,14 @@ def _infos(specs: Mapping[str, TensorSpec], first: int) -> list[TensorInfo]:
 
 
 def describe(error: BaseException) -> tuple[int, str]:
-    """The status and the text that a C caller gets for an exception: the exit code of the command, and its message."""
+    """Turn an exception into the status and the text for a C caller.
+
+    Args:
+        error: the exception.
+
+    Returns:
+        The exit code that the command would have, and a message.
+    """
     if isinstance(error, TvltError):
         return error.exit_code, str(error)
     if isinstance(error, OSError | ImportError | MemoryError):

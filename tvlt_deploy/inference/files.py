@@ -1,4 +1,4 @@
-"""Media files to answers: read, answer in small groups, and let a bad file spoil only itself."""
+"""From media files to answers, in small groups. A file that cannot be read does not affect the others."""
 
 from __future__ import annotations
 
@@ -20,18 +20,28 @@ from tvlt_deploy.media import SAMPLING_RATE, Clip, Limits, pair_folder, read_cli
 from tvlt_deploy.media.window import LONGEST_SOUND, Window
 
 Source = tuple[Path, Path | None]
-"""(media file, separate sound file or None)."""
+"""Media file, and separate sound file or None."""
 
 GROUP = 8
-"""Clips held in memory at a time."""
+"""Clips in memory at a time."""
 
 
 @dataclass(frozen=True, eq=False)
 class FileAnswer:
-    """What came of one media file: an answer (tasks with labels), arrays (the other tasks), or an error.
+    """The result for one media file: an answer (tasks with labels), arrays (the other tasks), or an error.
 
-    start, duration: the window of the file that was read, seconds. frame_times: when the pictures that the model saw
-    appear, seconds from the start of the file. prepared: what the model was fed.
+    Attributes:
+        media: path of the media file.
+        audio: path of the separate sound file, or None.
+        start: start of the window that was read, in seconds.
+        duration: length of the window that was read, in seconds.
+        frame_times: when the frames that the model received appear, in seconds from the start of the file.
+        has_sound: whether the model received sound.
+        warnings: what could not be read of the file.
+        prepared: the model inputs; None after an error.
+        answer: label and scores; None for tasks without labels and after an error.
+        outputs: the outputs of the task by name, without a batch axis; empty after an error.
+        error: why there is no answer, or None.
     """
 
     media: Path
@@ -48,16 +58,16 @@ class FileAnswer:
 
     @property
     def frames(self) -> int:
-        """How many pictures the model saw."""
+        """Number of frames that the model received."""
         return len(self.frame_times)
 
     def without_arrays(self) -> FileAnswer:
-        """The same without what the model was fed, and each output a stand-in of its shape that takes no memory."""
+        """A copy without the model inputs, and with zeros of the same shape, which use no memory, as outputs."""
         hollow = {name: np.broadcast_to(np.float32(0), values.shape) for name, values in self.outputs.items()}
         return dataclasses.replace(self, prepared=None, outputs=hollow)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON lines; arrays are told by their shape."""
+        """JSON values for JSON lines; outputs are given by their shapes."""
         return {
             "media": str(self.media),
             "audio": None if self.audio is None else str(self.audio),
@@ -75,10 +85,17 @@ class FileAnswer:
 
 
 def find_sources(media: Iterable[str | os.PathLike[str]], audio: str | os.PathLike[str] | None = None) -> list[Source]:
-    """The clips meant by files and folders; in a folder, equal stems pair up.
+    """List the clips of files and folders.
 
-    `audio` is the sound of a single media file. Raises `UsageError` when there are several, none, or one that does
-    not exist.
+    Args:
+        media: files, and folders in which a video or image and a sound of the same stem are one clip.
+        audio: the sound of a single media file.
+
+    Returns:
+        The clips in the order of the arguments; those of a folder are sorted by name.
+
+    Raises:
+        UsageError: a path does not exist, there are no media files, or `audio` is given with several.
     """
     paths = [Path(name) for name in media]
     for path in (*paths, *([] if audio is None else [audio])):
@@ -96,15 +113,23 @@ def find_sources(media: Iterable[str | os.PathLike[str]], audio: str | os.PathLi
     for path in paths:
         found: list[Source] = pair_folder(path) if path.is_dir() else [(path, None)]
         if not found:
-            raise UsageError(f"{path} holds no media files", hint="name the files, or another folder")
+            raise UsageError(f"{path} contains no media files", hint="name the files, or another folder")
         sources += found
     if not sources:
-        raise UsageError("no media files were given; wanted at least one")
+        raise UsageError("no media files were given; expected at least one")
     return sources
 
 
 def check_window(start: float, duration: float | None) -> None:
-    """Raise `InputError` for a window that no file can have."""
+    """Check a window without a file.
+
+    Args:
+        start: start of the window, in seconds.
+        duration: length of the window in seconds, or None.
+
+    Raises:
+        InputError: no file can have such a window.
+    """
     Window.of(start, duration, LONGEST_SOUND, Limits())
 
 
@@ -117,7 +142,24 @@ def read_for(
     duration: float | None = None,
     limits: Limits | None = None,
 ) -> Clip:
-    """`read_clip` for a pipeline: its recipe's choice of frames and resampler, as much sound as its model takes."""
+    """Read a clip as a pipeline needs it: its choice of frames, its resampler, and at most its length of sound.
+
+    Args:
+        pipeline: the pipeline.
+        media: path of the media file.
+        audio: path of a separate sound file.
+        start: start of the window, in seconds.
+        duration: length of the window in seconds; by default as much as the model accepts.
+        limits: resource limits for each file.
+
+    Returns:
+        Frames and sound of the window.
+
+    Raises:
+        MediaError: the file cannot be read.
+        InputError: the window is not in the file.
+        EnvironmentLackError: a package that reads media is missing.
+    """
     processor = pipeline.processor
     extractor = processor.feature_extractor
     return read_clip(
@@ -142,10 +184,21 @@ def answer_files(
     strict: bool = False,
     limits: Limits | None = None,
 ) -> Iterator[FileAnswer]:
-    """Answer every clip in order; an unreadable one gives a `FileAnswer` with its error, and the rest go on.
+    """Answer clips, a few at a time.
 
-    start, duration: the window in seconds. strict: a clip that could be read only in part is an error.
-    Raises `EnvironmentLackError` when the packages that read media are missing.
+    Args:
+        pipeline: the pipeline.
+        sources: the clips, as `find_sources` lists them.
+        start: start of the window of each file, in seconds.
+        duration: length of that window in seconds; by default as much as the model accepts.
+        strict: treat a file that can be read only in part as one that cannot be read.
+        limits: resource limits for each file.
+
+    Yields:
+        The result of each clip, in order. A clip that cannot be read or answered has its error there.
+
+    Raises:
+        EnvironmentLackError: a package that reads media is missing.
     """
     waiting = iter(sources)
     while group := list(itertools.islice(waiting, GROUP)):
@@ -162,7 +215,11 @@ def read_source(
     strict: bool = False,
     limits: Limits | None = None,
 ) -> FileAnswer:
-    """A clip read and prepared but not answered yet, or its error; arguments and errors as of `answer_files`."""
+    """Read and prepare one clip. Arguments and errors are those of `answer_files`.
+
+    Returns:
+        The result without an answer: the model inputs in `prepared`, or the error.
+    """
     media, audio = source
     try:
         clip = read_for(pipeline, media, audio, start=start, duration=duration, limits=limits)
@@ -195,7 +252,7 @@ def _answer(pipeline: Pipeline, read: list[FileAnswer]) -> Iterator[FileAnswer]:
     try:
         results = _outputs(pipeline, good)
     except TvltError:
-        # One clip of the group is at fault: find out which by answering each alone.
+        # A clip of the group cannot be answered: answer each alone to find out which.
         for index, clip in good.items():
             try:
                 results |= _outputs(pipeline, {index: clip})
