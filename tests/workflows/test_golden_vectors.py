@@ -129,7 +129,7 @@ def test_shapes_and_nan_differ(classification: Bundle, vectors: Path, dump: Path
     with pytest.raises(VerdictError, match="first stage that differs is decibel: nan"):
         raise_on_difference(check_dump(classification, vectors, dump))
     np.save(dump / "01" / "mel.npy", np.zeros((3, 2)))
-    with pytest.raises(VerdictError, match=r"is mel: inf .* its shape is \(3, 2\), wanted \("):
+    with pytest.raises(VerdictError, match=r"is mel: inf .* its shape is \(3, 2\), expected \("):
         raise_on_difference(check_dump(classification, vectors, dump))
 
 
@@ -141,7 +141,7 @@ def test_a_program_gives_what_it_has(classification: Bundle, vectors: Path, tmp_
     (row,) = check_dump(classification, vectors, part)
     assert (row.stage, row.clips, row.passed) == ("logits", len(list(part.iterdir())), True)
     (part / "03" / "logits.npy").unlink()  # as by a program that stopped half-way
-    with pytest.raises(VerdictError, match=r"is logits: inf .* the dump holds .* but no 03/logits"):
+    with pytest.raises(VerdictError, match=r"is logits: inf .* the dump contains .* but no 03/logits"):
         raise_on_difference(check_dump(classification, vectors, part))
     with pytest.raises(UsageError, match="no array of any stage"):
         check_dump(classification, vectors, tmp_path)
@@ -176,8 +176,8 @@ def test_refusals(classification: Bundle, matching: Bundle, vectors: Path, dump:
         write_vectors(classification, vectors)
     with pytest.raises(BundleError, match="another bundle"):
         check_dump(matching, vectors, dump)
-    with pytest.raises(FileRefusedError, match="no index"):
+    with pytest.raises(FileRefusedError, match="not an index"):
         check_dump(classification, dump, dump)
     (dump / "00" / "mel.npy").write_bytes(b"\x93NUMPY")
-    with pytest.raises(FileRefusedError, match=r"mel.npy is no .npy file"):
+    with pytest.raises(FileRefusedError, match=r"mel.npy is not an .npy file"):
         check_dump(classification, vectors, dump)

@@ -1,6 +1,6 @@
-"""Golden vectors of every stage from frames and sound to answers, and the first stage where another program differs.
+"""Golden vectors: the arrays of every stage from frames and sound to outputs, to check another program against.
 
-The files are described in docs/how-to/golden-vectors.md.
+docs/how-to/golden-vectors.md describes the files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tvlt_deploy._internal.atomic import staged_directory, write_json
-from tvlt_deploy._internal.progress import Progress, silent
+from tvlt_deploy._internal.progress import Progress, counted, silent
 from tvlt_deploy._version import __version__
 from tvlt_deploy.bundle import Bundle, BundleLike, open_bundle
 from tvlt_deploy.bundle.manifest import ONNXRUNTIME_CPU_FORM
@@ -32,14 +32,18 @@ from tvlt_deploy.tasks import TOLERANCES
 INDEX_FILE = "index.json"
 FORMAT = 1
 GIVEN = ("frames", "waveform", "pixel_noise", "audio_noise")
-"""Arrays that a program reads; all others are what it must give."""
+"""Arrays that a program reads. It computes the others."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What one stage gives and how far another program's may be from it.
+    """One stage of the computation.
 
-    tolerance: limit on the largest absolute difference; with `relative`, as a share of the largest value.
+    Attributes:
+        name: name of its array.
+        description: shape and content of the array.
+        tolerance: max absolute difference; with `relative`, as a share of the largest value.
+        relative: whether the tolerance is relative.
     """
 
     name: str
@@ -53,21 +57,27 @@ STAGES = (
     Stage("pixel_values", "(1, frames, 3, height, width) after rescaling and normalising", 1e-6),
     Stage("spectrum", "(1 + samples // hop, n_fft / 2 + 1) squared magnitudes of the windowed transform", 1e-6, True),
     Stage("mel", "(1 + samples // hop, filters) mel power", 1e-6, True),
-    Stage("decibel", "(rows, filters) dB, 80 dB below the loudest at least", 2e-3),
+    Stage("decibel", "(rows, filters) dB, at least 80 dB below the loudest", 2e-3),
     Stage(
         "audio_values", "(1, 1, padded rows, filters) clip((dB - 20) / 40, -2, 0) + 1, padded to whole patches", 5e-5
     ),
-    Stage("pixel_mask", "(1, patches) 1 for patches of frames, 0 for an absent picture", 0.0),
+    Stage("pixel_mask", "(1, patches) 1 for patches of frames, 0 for absent frames", 0.0),
     Stage("audio_mask", "(1, patches) 1 for patches of sound, 0 for absent sound", 0.0),
 )
-"""In the order in which errors travel; the task's outputs follow."""
+"""In the order of the computation, followed by the outputs of the task."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One stage of one program over all clips that it has dumped.
+    """The comparison of one stage over all clips in a dump.
 
-    difference: the largest, in the stage's measure; infinite for another shape. clip: where it is. clips: compared.
+    Attributes:
+        stage: name of the stage.
+        difference: the largest difference, relative if the stage's tolerance is; infinity for another shape.
+        tolerance: the max difference.
+        clip: name of the clip with the largest difference.
+        clips: number of clips that were compared.
+        detail: where the difference is.
     """
 
     stage: str
@@ -79,11 +89,11 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """Whether the difference keeps the tolerance; a NaN never does."""
+        """Whether the difference is within the tolerance; False for NaN."""
         return self.difference <= self.tolerance
 
     def to_dict(self) -> dict[str, Any]:
-        """For `--json`; a difference that is not finite is text."""
+        """JSON values for `--json`; a difference that is not finite becomes a string."""
         finite = self.difference if np.isfinite(self.difference) else str(self.difference)
         return {**asdict(self), "difference": finite, "passed": self.passed}
 
@@ -98,25 +108,35 @@ def write_vectors(
     threads: int | None = None,
     progress: Progress = silent,
 ) -> Path:
-    """Write golden vectors of a bundle into a new directory: `index.json`, and an .npy file for each array.
+    """Write golden vectors of a bundle: what the pipeline computes on ONNX Runtime in fp32 for synthetic clips.
 
-    They are what the pipeline computes on ONNX Runtime in fp32 for made-up clips of many sizes. Returns the index.
-    Raises `UsageError` for a directory that is not empty, and for a bundle without pre-processing of this kind.
+    Args:
+        bundle: a bundle or its directory.
+        directory: a new or empty directory for `index.json` and an .npy file for each array.
+        threads: CPU threads, by default all cores.
+        progress: called with a line of text for each clip.
+
+    Returns:
+        Path of `index.json`.
+
+    Raises:
+        UsageError: the directory is not empty, or the bundle has pre-processing of another kind.
+        TvltError: as `tvlt_deploy.load`.
     """
     opened = open_bundle(bundle)
     target = Path(directory)
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise UsageError(f"{target} is not empty", hint="name another place for the vectors")
+        raise UsageError(f"{target} is not empty", hint="choose another directory for the vectors")
     with load(opened, threads=threads) as pipeline, staged_directory(target) as stage:
         processor = pipeline.processor
         if not isinstance(processor, TvltProcessor):
             raise UsageError(
-                f"{opened.directory} is pre-processed by {processor.file_name}; wanted {PREPROCESSOR_FILE}"
+                f"{opened.directory} is pre-processed by {processor.file_name}; expected {PREPROCESSOR_FILE}"
             )
         extractor = processor.feature_extractor
         clips = []
-        for index, case in enumerate(raw_cases(opened.config, extractor.hop_length, extractor.max_rows)):
-            progress(f"clip {index + 1}: {case.name}")
+        cases = list(raw_cases(opened.config, extractor.hop_length, extractor.max_rows))
+        for index, case in enumerate(counted(cases, "clip", progress, lambda case: case.name)):
             place = stage / f"{index:02d}"
             place.mkdir()
             arrays = {}
@@ -154,7 +174,7 @@ def _stages(bundle: Bundle) -> tuple[Stage, ...]:
     for name in bundle.task.output_names:
         limit = limits.absolute_hidden if is_hidden(name) else limits.absolute_logits
         exact = name.endswith("_label_mask")
-        outputs.append(Stage(name, "(1, ...) as the pipeline gives it", 0.0 if exact else float(limit or 0)))
+        outputs.append(Stage(name, "(1, ...) as the pipeline returns it", 0.0 if exact else float(limit or 0)))
     return (*STAGES, *outputs)
 
 
@@ -193,19 +213,29 @@ def _sound_stages(extractor: TvltFeatureExtractor, wave: np.ndarray) -> Iterator
 
 
 def check_dump(bundle: BundleLike, directory: str | os.PathLike[str], dump: str | os.PathLike[str]) -> list[Comparison]:
-    """Compare another program's arrays with the golden vectors, stage by stage in the order in which errors travel.
+    """Compare the arrays of another program with the golden vectors.
 
-    directory: what `write_vectors` made of this bundle. dump: a directory of .npy files of the same names, as many of
-    them as the program gives. A stage that it has for no clip is left out; one that it has for some must be there for
-    all. Raises `UsageError` when it has none at all, `FileRefusedError` for files that cannot be read and vectors of
-    another bundle.
+    Args:
+        bundle: a bundle or its directory.
+        directory: the golden vectors that `write_vectors` wrote for this bundle.
+        dump: a directory of .npy files of the same names. A stage may be missing, but not for some clips only.
+
+    Returns:
+        A comparison for each stage of the dump, in the order of the computation.
+
+    Raises:
+        UsageError: the dump is not a directory, or has no array of any stage.
+        FileRefusedError: a file cannot be read.
+        BundleError: the vectors were written for another bundle.
     """
     opened = open_bundle(bundle)
     vectors, other = Path(directory), Path(dump)
     index = _read_index(vectors, opened)
     if not other.is_dir():
-        raise UsageError(f"{other} is not a directory", hint="name the one that your program wrote its arrays into")
-    found = []
+        raise UsageError(
+            f"{other} is not a directory", hint="give the directory that your program wrote its arrays into"
+        )
+    comparisons = []
     for stage in _stages(opened):
         compared = [
             _compare(stage, clip["name"], _load(other / file), _load(vectors / file))
@@ -221,25 +251,32 @@ def check_dump(bundle: BundleLike, directory: str | os.PathLike[str], dump: str 
             ]
             if missing and worst.passed:
                 clip, file = missing[0]
-                detail = f": the dump holds this stage of {len(compared)} clips, but no {file}"
+                detail = f": the dump contains this stage of {len(compared)} clips, but no {file}"
                 worst = replace(worst, clip=clip, difference=float("inf"), detail=detail)
-            found.append(replace(worst, clips=len(compared)))
-    if not found:
+            comparisons.append(replace(worst, clips=len(compared)))
+    if not comparisons:
         raise UsageError(
-            f"{other} holds no array of any stage; wanted files such as 00/{STAGES[0].name}.npy",
+            f"{other} contains no array of any stage; expected files such as 00/{STAGES[0].name}.npy",
             hint=f"{vectors / INDEX_FILE} lists them",
         )
-    return found
+    return comparisons
 
 
 def raise_on_difference(comparisons: list[Comparison]) -> None:
-    """Raise `VerdictError` naming the first stage that differs and by how much."""
+    """Raise an error for the first stage that is out of tolerance.
+
+    Args:
+        comparisons: the result of `check_dump`.
+
+    Raises:
+        VerdictError: a stage is out of tolerance.
+    """
     for item in comparisons:
         if not item.passed:
             raise VerdictError(
                 f"the first stage that differs is {item.stage}: {item.difference:.3g} in the clip {item.clip!r}, "
-                f"wanted at most {item.tolerance:.3g}{item.detail}",
-                hint="look there first: what comes after builds on it",
+                f"expected at most {item.tolerance:.3g}{item.detail}",
+                hint="correct this stage first: later stages depend on it",
             )
 
 
@@ -252,10 +289,11 @@ def _read_index(directory: Path, bundle: Bundle) -> dict[str, Any]:
         inside = all(isinstance(file, str) and ".." not in Path(file).parts for file in files)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileRefusedError(
-            f"{path} is no index of golden vectors: {error}", hint="write them with tvlt-deploy conformance BUNDLE DIR"
+            f"{path} is not an index of golden vectors: {error}",
+            hint="write them with tvlt-deploy conformance BUNDLE DIR",
         ) from error
     if not known or not inside:
-        raise FileRefusedError(f"{path} has another format than {FORMAT}", hint="write the vectors again")
+        raise FileRefusedError(f"{path} has a format other than {FORMAT}", hint="write the vectors again")
     if index["source"] != _source(bundle):
         raise BundleError(f"{directory} was written from another bundle than {bundle.directory}")
     return dict(index)
@@ -265,23 +303,23 @@ def _load(path: Path) -> np.ndarray:
     try:
         values = np.load(path, allow_pickle=False)
         if not isinstance(values, np.ndarray) or values.dtype.kind not in "buif":
-            raise ValueError(f"it holds {getattr(values, 'dtype', type(values).__name__)}")
+            raise ValueError(f"it contains {getattr(values, 'dtype', type(values).__name__)}")
     except (OSError, ValueError, EOFError) as error:
-        raise FileRefusedError(f"{path} is no .npy file of real numbers: {error}") from error
+        raise FileRefusedError(f"{path} is not an .npy file of real numbers: {error}") from error
     return values
 
 
-def _compare(stage: Stage, clip: str, found: np.ndarray, wanted: np.ndarray) -> Comparison:
-    if found.shape != wanted.shape:
-        detail = f"; its shape is {found.shape}, wanted {wanted.shape}"
+def _compare(stage: Stage, clip: str, actual: np.ndarray, expected: np.ndarray) -> Comparison:
+    if actual.shape != expected.shape:
+        detail = f"; its shape is {actual.shape}, expected {expected.shape}"
         return Comparison(stage.name, float("inf"), stage.tolerance, clip, 1, detail)
-    difference = np.abs(found.astype(np.float64) - wanted)
+    difference = np.abs(actual.astype(np.float64) - expected)
     if not difference.size:
         return Comparison(stage.name, 0.0, stage.tolerance, clip, 1)
     place = np.unravel_index(int(difference.argmax()), difference.shape)  # the first NaN, if there is one
     value = float(difference[place])
     if stage.relative:
-        value /= max(float(np.abs(wanted).max()), float(np.finfo(np.float32).tiny))
+        value /= max(float(np.abs(expected).max()), float(np.finfo(np.float32).tiny))
     at = ", ".join(str(int(index)) for index in place)
-    detail = f"; found {found[place]:.6g} at [{at}], wanted {wanted[place]:.6g}"
+    detail = f"; {actual[place]:.6g} at [{at}], expected {expected[place]:.6g}"
     return Comparison(stage.name, value, stage.tolerance, clip, 1, detail)
