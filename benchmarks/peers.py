@@ -416,7 +416,7 @@ def render(results: Results, console: Console) -> None:
     loads = "loads torch" if results.import_loads_torch else "without torch"
     console.print(f"import tvlt_deploy: {results.import_seconds:.3f} s, {loads} (target {IMPORT_TARGET} s, without)")
     console.print(
-        f"clip10 in a fresh process: {results.peak_memory / 1e9:.2f} GB at most (target {MEMORY_TARGET / 1e9} GB)"
+        f"peak memory of clip10 in a new process: {results.peak_memory / 1e9:.2f} GB (target {MEMORY_TARGET / 1e9} GB)"
     )
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.accuracy.train [DIRECTORY] [--seed N] [--steps N] [--sounds N]
 
-About five minutes on one core; the same seed gives the same weights on the same machine and versions.
+About five minutes on one core; the same seed results in the same weights on the same machine and versions.
 """
 
 from __future__ import annotations

@@ -72,6 +72,7 @@ def reconstruction(original_bundle: Callable[..., Bundle]) -> Bundle:
     return original_bundle(original.path_of("pretrain"), "pretrain", task="masked-reconstruction")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["plain.mae_frame", "padded.mae_frame"])
 def test_masked_reconstruction(case: str, reconstruction: Bundle) -> None:
     assert all(variant.parity["verdict"] == "pass" for variant in reconstruction.variants)

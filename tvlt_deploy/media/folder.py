@@ -49,7 +49,7 @@ def pair_folder(directory: str | os.PathLike[str]) -> list[tuple[Path, Path | No
             file for file in folder.iterdir() if not file.name.startswith(".") and is_media(file) and file.is_file()
         )
     except OSError as error:
-        raise InputError(f"{folder}: cannot be listed: {error.strerror}", hint="give the path of a folder") from None
+        raise InputError(f"{folder}: cannot be listed: {error.strerror}", hint="pass the path of a folder") from None
     stems: dict[str, list[Path]] = {}
     for file in files:
         stems.setdefault(file.stem, []).append(file)

@@ -63,7 +63,7 @@ def open_regular(path: Path, watch: Watch) -> Iterator[_WatchedFile]:
         _check_status(path, os.stat(path), watch.limits)
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        hint = "give the path of a file"
+        hint = "pass the path of a file"
         if "://" in os.fspath(path) or ":/" in os.fspath(path):
             hint = "addresses are not fetched: download the file first"
         raise MediaError(f"{path}: cannot be opened: {error.strerror or error}", hint=hint) from None
