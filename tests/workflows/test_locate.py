@@ -251,5 +251,5 @@ def test_what_cannot_be_compared_is_refused(features: Bundle, copy_of: Callable[
         locate(features, precisions=["bf16"])
     copy = Bundle(copy_of(features))
     copy.update(lambda manifest: manifest["variants"].pop())
-    with pytest.raises(UsageError, match="holds no graph to compare with the fp32 graph"):
+    with pytest.raises(UsageError, match="contains no graph to compare with the fp32 graph"):
         locate(copy)

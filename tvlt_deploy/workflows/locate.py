@@ -1,8 +1,8 @@
-"""Which layer is at fault when a graph misses its tolerance, and which quantized layers cost the answer most.
+"""Find the layers with the largest errors in a graph, and the quantized layers with the largest effect on the answer.
 
-The fp32 graph is the truth, so that no torch is needed. Polygraphy marks the outputs of the layers in two graphs, runs
-both side by side on ONNX Runtime and compares them. Layers have the names of the graphs' weights, which are those that
-`tvlt-deploy quantize --keep` takes.
+The reference is the fp32 graph, so that torch is not needed. Polygraphy marks the outputs of the layers in two graphs,
+runs both on ONNX Runtime and compares them. Layers have the names of the weights in the graph, which
+`tvlt-deploy quantize --keep` accepts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tvlt_deploy._internal.progress import Progress, silent
+from tvlt_deploy._internal.progress import Progress, counted, silent
 from tvlt_deploy.bundle import Bundle, BundleLike, open_bundle
 from tvlt_deploy.bundle.manifest import FUSED_FORM, ONNXRUNTIME_CPU_FORM, STANDARD_FORM, Variant
 from tvlt_deploy.errors import EnvironmentLackError, UsageError
@@ -42,16 +42,21 @@ except ImportError as error:
     ) from error
 
 LAYERS_AT_A_TIME = 36
-"""Layers compared in one pass, those of four transformer layers: memory holds their outputs of one case, twice."""
+"""Layers compared in one pass, those of four transformer layers. The outputs of one case are in memory twice."""
 _MOVES = {"Cast", "DequantizeLinear", "Expand", "Reshape", "Slice"}
-"""What a parameter may pass through on its way to the node that computes with it."""
+"""Operators between a parameter and the node that computes with it."""
 _SMOOTHED = {"norm_before": ("query", "key", "value"), "value": ("project",), "norm_after": ("expand",)}
-"""In a transformer layer: what SmoothQuant divides by its factors -> what it multiplies with them, in that order."""
+"""In a transformer layer: what SmoothQuant divides by its factors -> what it multiplies by them, in that order."""
 
 
 @dataclass(frozen=True)
 class LayerError:
-    """A layer and the error found for it."""
+    """A layer and its error.
+
+    Attributes:
+        layer: name of the layer.
+        error: `row_error` of its output, or its effect on the answer (`rank_layers`).
+    """
 
     layer: str
     error: float
@@ -59,11 +64,15 @@ class LayerError:
 
 @dataclass(frozen=True)
 class Location:
-    """Where one graph departs from the fp32 graph.
+    """The errors of the layers of one graph.
 
-    layers: in graph order, the error of each layer's output (`row_error`, the worst of all cases).
-    limit: the error at which the cosine of a row leaves the tolerance of the precision.
-    ranking: for int8, what each quantized layer adds to the answer (`rank_layers`), largest first.
+    Attributes:
+        precision: precision of the graph.
+        form: form of the graph.
+        path: path of the graph in the bundle.
+        limit: the error at which the cosine of a row reaches the tolerance of the precision.
+        layers: the error of each layer's output (`row_error`, the largest of all cases), in graph order.
+        ranking: for int8, the effect of each quantized layer on the answer (`rank_layers`), largest first.
     """
 
     precision: str
@@ -75,11 +84,11 @@ class Location:
 
     @property
     def first(self) -> LayerError | None:
-        """The first layer in graph order whose output leaves the tolerance."""
+        """The first layer in graph order whose output is out of tolerance."""
         return next((layer for layer in self.layers if not layer.error <= self.limit), None)
 
     def to_dict(self) -> dict[str, Any]:
-        """For `--json`; a number that is not finite is written as text."""
+        """JSON values for `--json`; an error that is not finite becomes a string."""
         finite = lambda value: value if math.isfinite(value) else str(value)  # noqa: E731
         rows = lambda layers: [{"layer": each.layer, "error": finite(each.error)} for each in layers]  # noqa: E731
         return {
@@ -95,14 +104,19 @@ class Location:
 
 @dataclass(frozen=True)
 class Graph:
-    """A graph in memory and the folder that its weights are read from."""
+    """A graph in memory.
+
+    Attributes:
+        model: the graph.
+        folder: the directory of its weights.
+    """
 
     model: onnx_ir.Model
     folder: Path
 
     @classmethod
     def load(cls, bundle: Bundle, variant: Variant) -> Graph:
-        """A graph of a bundle; its files are hashed before they are parsed. Raises `BundleError`."""
+        """Load a graph of a bundle. Its files are hashed first. Raises `BundleError` for altered files."""
         bundle.check(variant.files)
         path = bundle.path(variant.path)
         return cls(onnx_ir.load(path), path.parent)
@@ -117,17 +131,27 @@ def locate(
 ) -> list[Location]:
     """Compare the graphs that ONNX Runtime runs on a CPU with the standard fp32 graph, layer by layer.
 
-    precisions: by default all that the bundle holds and ONNX Runtime runs. The layers of int8 are ranked once, in the
-    form made for ONNX Runtime: all forms have the same weights and steps.
+    The layers of int8 are ranked once, in the form for ONNX Runtime: all forms have the same weights and scales.
 
-    Raises `UsageError` for a bundle without the fp32 graph, or without another to compare with it; `BundleError` for
-    altered files, and `EnvironmentLackError` for a precision that ONNX Runtime does not run on a CPU.
+    Args:
+        bundle: a bundle or its directory.
+        precisions: by default all in the bundle that ONNX Runtime runs.
+        threads: CPU threads, by default all cores.
+        progress: called with a line of text for each case and each ranked layer.
+
+    Returns:
+        One location for each graph.
+
+    Raises:
+        UsageError: the bundle has no fp32 graph, or no other graph to compare with it.
+        BundleError: a file was altered.
+        EnvironmentLackError: ONNX Runtime does not run a precision on a CPU.
     """
     opened = open_bundle(bundle)
     variants = list(_variants(opened, precisions))
     if not variants:
         raise UsageError(
-            f"{opened.directory} holds no graph to compare with the fp32 graph",
+            f"{opened.directory} contains no graph to compare with the fp32 graph",
             hint="export it with --precision fp16, or add int8 with tvlt-deploy quantize",
         )
     cases = list(fidelity_cases(opened.task, opened.config))
@@ -138,8 +162,9 @@ def locate(
         layers: list[LayerError] = []
         ranking: list[LayerError] = []
         for names in _groups(exact, graph):
-            step = f"{name}, layers {len(layers) + 1} to {len(layers) + len(names)}"
-            layers += compare_layers(exact, graph, names, _announced(cases, step, progress), threads)
+            label = f"{name}, layers {len(layers) + 1} to {len(layers) + len(names)}, case"
+            feeds = (case.feeds for case in counted(cases, label, progress, lambda case: case.name))
+            layers += compare_layers(exact, graph, names, feeds, threads)
         if (variant.precision, variant.form) == ("int8", ONNXRUNTIME_CPU_FORM):
             exact = _exact(opened, variant, ONNXRUNTIME_CPU_FORM)
             ranking = rank_layers(opened.task, exact, input_limits(graph), _short_cases(cases), threads, progress)
@@ -157,26 +182,26 @@ def _variants(bundle: Bundle, precisions: Sequence[str] | None) -> Iterator[Vari
 
 
 def _exact(bundle: Bundle, variant: Variant, form: str = STANDARD_FORM) -> Graph:
-    """The fp32 graph that a graph is to agree with, smoothed where that one was."""
+    """The fp32 graph to compare a graph with, smoothed if that one is."""
     exact = Graph.load(bundle, bundle.variant("fp32", form))
     if variant.precision == "int8" and bundle.manifest["calibration"]["smooth"] is not None:
         smooth_alike(exact.model.graph, Graph.load(bundle, variant).model.graph)
     return exact
 
 
-def _announced(cases: Sequence[Case], step: str, progress: Progress) -> Iterator[Feeds]:
-    for index, case in enumerate(cases, 1):
-        progress(f"{step}, {index}/{len(cases)}: {case.name}")
-        yield case.feeds
-
-
 # Layers --------------------------------------------------------------------------------------------------------------
 
 
 def layer_outputs(graph: onnx_ir.Graph) -> dict[str, list[onnx_ir.Value]]:
-    """What each layer gives, in graph order: one value for each time that it is used.
+    """Find the outputs of the layers of a graph.
 
     A layer is all nodes that compute with the parameters of one name, such as MatMul and the addition of its bias.
+
+    Args:
+        graph: the graph.
+
+    Returns:
+        Name of each layer -> its outputs, one for each time that it is used, both in graph order.
     """
     owner = {
         value: re.sub(r"([._](weight|bias)|_table)(_codes)?$", "", name)
@@ -199,39 +224,58 @@ def layer_outputs(graph: onnx_ir.Graph) -> dict[str, list[onnx_ir.Value]]:
 
 
 def _groups(exact: Graph, graph: Graph) -> Iterator[list[str]]:
-    """The layers that both graphs have, in graph order, some at a time."""
+    """The layers in both graphs, in graph order, `LAYERS_AT_A_TIME` at a time."""
     others = layer_outputs(graph.model.graph)
     names = [name for name in layer_outputs(exact.model.graph) if name in others]
     for start in range(0, len(names), LAYERS_AT_A_TIME):
         yield names[start : start + LAYERS_AT_A_TIME]
 
 
-def row_error(found: np.ndarray, wanted: np.ndarray) -> float:
-    """The largest difference between two rows (last axis), as a share of the row's length.
+def row_error(actual: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference between corresponding rows, relative to the length of the row.
 
-    A row shorter than the root mean square of them all counts as long as that: next to the other rows it is small, and
-    so is its error. Infinity where `found` is not finite or the shapes differ.
+    A row shorter than the root mean square of all rows counts as that long: its values are small compared with those
+    of the other rows, and so is its error.
+
+    Args:
+        actual: (..., values).
+        expected: values of the same shape.
+
+    Returns:
+        A number from 0; infinity where `actual` is not finite or the shapes differ.
     """
-    if found.shape != wanted.shape or not np.isfinite(found).all():
+    if actual.shape != expected.shape or not np.isfinite(actual).all():
         return math.inf
-    lengths = np.linalg.norm(wanted, axis=-1)
+    lengths = np.linalg.norm(expected, axis=-1)
     usual = max(float(np.sqrt(np.square(lengths, dtype=np.float64).mean())), float(np.finfo(np.float32).tiny))
-    return float((np.linalg.norm(found - wanted, axis=-1) / np.maximum(lengths, usual)).max())
+    return float((np.linalg.norm(actual - expected, axis=-1) / np.maximum(lengths, usual)).max())
 
 
 def compare_layers(
     exact: Graph, graph: Graph, names: Sequence[str], cases: Iterator[Feeds], threads: int | None = None
 ) -> list[LayerError]:
-    """The error of the outputs of the layers `names`, the worst of all cases, one case at a time."""
-    wanted, found = layer_outputs(exact.model.graph), layer_outputs(graph.model.graph)
+    """Measure the errors of some layers.
+
+    Args:
+        exact: the fp32 graph.
+        graph: the graph to measure.
+        names: names of the layers.
+        cases: model inputs, run one at a time.
+        threads: CPU threads, by default all cores.
+
+    Returns:
+        The largest `row_error` of each layer over all cases.
+    """
+    expected, actual = layer_outputs(exact.model.graph), layer_outputs(graph.model.graph)
     pairs = {
-        name: [(w.name or "", f.name or "") for w, f in zip(wanted[name], found[name], strict=True)] for name in names
+        name: [(e.name or "", a.name or "") for e, a in zip(expected[name], actual[name], strict=True)]
+        for name in names
     }
     errors = dict.fromkeys(names, 0.0)
 
-    def compare(wanted: Outputs, found: Outputs) -> OrderedDict[str, bool]:
+    def compare(expected: Outputs, actual: Outputs) -> OrderedDict[str, bool]:
         for name in names:
-            worst = max(row_error(found[f].astype(np.float32), wanted[w]) for w, f in pairs[name])
+            worst = max(row_error(actual[a].astype(np.float32), expected[e]) for e, a in pairs[name])
             errors[name] = max(errors[name], worst)
         return OrderedDict.fromkeys(names, True)
 
@@ -245,7 +289,7 @@ def compare_layers(
 
 
 def _runner(graph: Graph, outputs: Sequence[str], threads: int | None) -> Any:
-    """Runs what of a graph leads to some of its values."""
+    """Runs the part of a graph that computes some of its values."""
     marked = onnx_ir.from_proto(modify_outputs(onnx_ir.to_proto(graph.model), outputs=list(outputs)))
     RemoveUnusedNodesPass()(marked)
     content = onnx_ir.to_proto(marked).SerializeToString()
@@ -256,14 +300,14 @@ def _runner(graph: Graph, outputs: Sequence[str], threads: int | None) -> Any:
 
 
 def input_limits(graph: Graph) -> dict[str, float]:
-    """The quantized layers of an int8 graph: the absolute value of their input that becomes the largest code."""
+    """Name of each quantized layer of an int8 graph -> the input magnitude that becomes the largest code."""
     limits = {}
     for node in graph.model.graph:
         sources = [value.producer() for value in node.inputs if value is not None]
-        pairs = [source for source in sources if source is not None and source.op_type == "DequantizeLinear"]
-        if node.op_type == "MatMul" and len(pairs) == 2:
-            (_, step, _), (codes, _, _) = ([str(value.name) for value in pair.inputs if value] for pair in pairs)
-            limits[codes.removesuffix(".weight_codes")] = float(_array(graph.model.graph, step)) * LARGEST["int8"]
+        nodes = [source for source in sources if source is not None and source.op_type == "DequantizeLinear"]
+        if node.op_type == "MatMul" and len(nodes) == 2:
+            (_, scale, _), (codes, _, _) = ([str(value.name) for value in each.inputs if value] for each in nodes)
+            limits[codes.removesuffix(".weight_codes")] = float(_array(graph.model.graph, scale)) * LARGEST["int8"]
     return limits
 
 
@@ -275,36 +319,45 @@ def rank_layers(
     threads: int | None = None,
     progress: Progress = silent,
 ) -> list[LayerError]:
-    """What each layer adds to the error of the answer when it alone is quantized, largest first.
+    """Measure the error of the answer when only one layer is quantized, for each layer.
 
-    exact: the fp32 graph in the form for ONNX Runtime. limits: as `input_limits` gives them.
-    The error is the root mean square of the difference, in standard deviations of the output; of several outputs, the
-    largest. Such errors add up as squares to about that of the int8 graph.
+    The squares of these errors add up to about the square of the error of the int8 graph.
+
+    Args:
+        task: the task of the graph.
+        exact: the fp32 graph in the form for ONNX Runtime.
+        limits: the layers and their input ranges, as `input_limits` returns them.
+        cases: model inputs.
+        threads: CPU threads, by default all cores.
+        progress: called with a line of text for each layer.
+
+    Returns:
+        The layers, largest error first: the root mean square of the difference in standard deviations of the output,
+        the largest of several outputs.
     """
 
     def answers(model: onnx_ir.Model) -> list[Outputs]:
         session = open_graph(onnx_ir.to_proto(model).SerializeToString(), exact.folder, threads)
         return [dict(zip(task.output_names, session.run(task.output_names, feeds), strict=True)) for feeds in cases]
 
-    wanted = answers(exact.model)
+    expected = answers(exact.model)
     errors = []
-    for index, (name, limit) in enumerate(limits.items(), 1):
-        progress(f"ranking int8 layers {index}/{len(limits)}: {name}")
+    for name in counted(list(limits), "ranking int8 layers", progress):
         model = exact.model.clone()
-        insert_pairs(model, {name: limit}, "int8", unsigned=True)
-        found = answers(model)
-        errors.append(LayerError(name, max(_answer_error(output, found, wanted) for output in task.output_names)))
+        insert_pairs(model, {name: limits[name]}, "int8", unsigned=True)
+        actual = answers(model)
+        errors.append(LayerError(name, max(_answer_error(output, actual, expected) for output in task.output_names)))
     return sorted(errors, key=lambda layer: -layer.error)
 
 
-def _answer_error(output: str, found: Sequence[Outputs], wanted: Sequence[Outputs]) -> float:
-    squares = np.concatenate([np.square(f[output] - w[output]).ravel() for f, w in zip(found, wanted, strict=True)])
-    error = float(np.sqrt(squares.mean(dtype=np.float64))) / deviation(wanted, output)
+def _answer_error(output: str, actual: Sequence[Outputs], expected: Sequence[Outputs]) -> float:
+    squares = np.concatenate([np.square(a[output] - e[output]).ravel() for a, e in zip(actual, expected, strict=True)])
+    error = float(np.sqrt(squares.mean(dtype=np.float64))) / deviation(expected, output)
     return error if math.isfinite(error) else math.inf
 
 
 def _short_cases(cases: Sequence[Case]) -> list[Feeds]:
-    """The cases of one clip of at most half the size of the largest: ranking runs each of them for every layer."""
+    """The cases of one clip with at most half the tokens of the largest case: each of them is run for every layer."""
     sizes = [sum(case.feeds[name].shape[1] for name in ("pixel_mask", "audio_mask")) for case in cases]
     return [
         c.feeds
@@ -314,9 +367,14 @@ def _short_cases(cases: Sequence[Case]) -> list[Feeds]:
 
 
 def smooth_alike(exact: onnx_ir.Graph, smoothed: onnx_ir.Graph) -> None:
-    """Move the outliers of an fp32 graph into its weights as SmoothQuant did in a quantized graph, in place.
+    """Apply the SmoothQuant factors of a quantized graph to the fp32 graph, in place.
 
-    What the graph computes stays the same to the last bit: the factors, read off the parameters, are powers of two.
+    The factors are computed from the parameters of both graphs. They are powers of two, so that the outputs of the
+    graph do not change by a bit.
+
+    Args:
+        exact: the fp32 graph.
+        smoothed: the graph that was quantized after SmoothQuant.
     """
     parameters = exact.initializers
 
@@ -338,7 +396,7 @@ def smooth_alike(exact: onnx_ir.Graph, smoothed: onnx_ir.Graph) -> None:
 
 
 def _array(graph: onnx_ir.Graph, name: str) -> np.ndarray:
-    """A parameter, float32; a quantized weight is dequantized."""
+    """A parameter as float32; a quantized weight is dequantized."""
     if f"{name}_codes" in graph.initializers:
         codes, step = (_array(graph, f"{name}_{part}") for part in ("codes", "step"))
         dequantized: np.ndarray = codes * step
@@ -350,7 +408,7 @@ def _array(graph: onnx_ir.Graph, name: str) -> np.ndarray:
 
 
 def _channel_peaks(graph: onnx_ir.Graph, names: Sequence[str]) -> np.ndarray:
-    """The largest magnitude in each channel (last axis) of some parameters, those that there are."""
+    """The largest magnitude in each channel (last axis) of those parameters that exist."""
     held = [name for name in names if name in graph.initializers or f"{name}_codes" in graph.initializers]
     peaks: np.ndarray = np.max([np.abs(np.atleast_2d(_array(graph, name))).max(axis=0) for name in held], axis=0)
     return peaks
