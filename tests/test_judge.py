@@ -150,7 +150,7 @@ def test_measures_of_a_model_against_itself_are_perfect(model, clips):
 )
 def test_judge_measures_what_the_task_has(tmp_path, clips, task, measured):
     shutil.copytree(CHECKPOINT, tmp_path / "bundle")
-    write_manifest(tmp_path / "bundle", TASKS[task], CONFIG, [], {})
+    write_manifest(tmp_path / "bundle", TASKS[task], CONFIG, [])
     bundle = Bundle(tmp_path / "bundle")
     scores = [*judge(bundle, clips), judge_naive(bundle, clips, "bundle")]
     assert [(score.backend, score.precision, score.method) for score in scores] == [

@@ -13,6 +13,9 @@ from tvlt_deploy.errors import UsageError
 
 Axis = int | str
 
+MATCHING_LABELS = ("match", "mismatch")
+"""Labels of audio-visual matching, in the order of its scores."""
+
 BATCH, FRAMES, ROWS = "batch", "frames", "rows"
 PIXEL_PATCHES, AUDIO_PATCHES, TOKENS = "pixel_patches", "audio_patches", "tokens"
 
@@ -128,6 +131,12 @@ class Task:
         if self.labelled:
             return config.activation
         return "sigmoid" if self.output_names == ("matching_logits",) else None
+
+    def labels(self, config: TvltConfig) -> tuple[str, ...] | None:
+        """Names of the labels in the order of the scores; None for a task without labels."""
+        if self.labelled:
+            return tuple((config.id2label or {}).values())
+        return MATCHING_LABELS if self.activation(config) else None
 
 
 TASKS: Mapping[str, Task] = {

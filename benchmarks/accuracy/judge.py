@@ -129,10 +129,10 @@ def _targets(bundle: Bundle, device: str) -> Iterator[tuple[str, str, str | None
 
 def _method(bundle: Bundle, precision: str) -> str:
     """Calibration method of a quantized precision of the bundle."""
-    receipt = bundle.manifest.get("calibration")
+    receipt = bundle.manifest.calibration
     if precision not in QUANTIZED or not receipt:
         return ""
-    return receipt["method"] + (" + smooth" if receipt.get("smooth") else "")
+    return receipt.method + (" + smooth" if receipt.smooth else "")
 
 
 def judge(

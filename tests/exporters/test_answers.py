@@ -166,7 +166,7 @@ def test_an_untrained_model_passes_its_verdicts(tmp_path: Path) -> None:
     torch.manual_seed(0)
     hf.transformers.TvltForAudioVisualClassification(hf.hf_config(**SMALL)).save_pretrained(tmp_path / "checkpoint")
     bundle = export(tmp_path / "checkpoint", tmp_path / "bundle")
-    assert {variant.parity["verdict"] for variant in bundle.variants} == {"pass"}
+    assert {variant.parity.verdict for variant in bundle.variants} == {"pass"}
 
 
 # Kept patches --------------------------------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ def test_a_model_of_full_size_answers_as_transformers(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
     init_checkpoint(checkpoint, TvltConfig(), seed=1, architecture="TvltForAudioVisualClassification")
     bundle = export(checkpoint, tmp_path / "bundle")
-    assert {variant.parity["verdict"] for variant in bundle.variants} == {"pass"}
+    assert {variant.parity.verdict for variant in bundle.variants} == {"pass"}
     graphs = [bundle.directory / variant.path for variant in bundle.variants]
     assert sum(graph.stat().st_size for graph in graphs) < 2_000_000
     assert (bundle.directory / "fp32/model.onnx.data").stat().st_size > 300_000_000

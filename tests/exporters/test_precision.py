@@ -101,14 +101,14 @@ def test_exported_halves_pass_their_verdicts(
         ("bf16", "bf16/model.onnx"),
     ]
     verdicts = {v.precision: v.parity for v in bundle.variants}
-    assert {p: (v["verdict"], v["backend"]) for p, v in verdicts.items()} == {
+    assert {p: (v.verdict, v.backend) for p, v in verdicts.items()} == {
         "fp32": ("pass", "onnxruntime"),
         "fp16": ("pass", "onnxruntime"),
         "bf16": ("pass", "openvino"),
     }
-    peak = next(row for row in verdicts["fp16"]["rows"] if row["check"] == "largest activation")
-    assert 1 < peak["value"] < 1000
-    assert peak["limit"] == 32752
+    peak = next(row for row in verdicts["fp16"].rows if row.check == "largest activation")
+    assert 1 < peak.value < 1000
+    assert peak.limit == 32752
     bundle.check()
 
 
@@ -133,8 +133,8 @@ def test_bf16_without_openvino_is_not_run_and_says_why(
         precisions=["fp32", "bf16"],
         progress=said.append,
     )
-    assert bundle.variant("bf16").parity["verdict"] == "not run"
-    assert "openvino is not installed" in bundle.variant("bf16").parity["reason"]
+    assert bundle.variant("bf16").parity.verdict == "not run"
+    assert "openvino is not installed" in bundle.variant("bf16").parity.reason
     assert any("bf16 graph not run" in line for line in said)
 
 

@@ -14,6 +14,8 @@ from tests.conftest import SMALL
 from tests.reference import hf
 from tvlt_deploy import Answer, Pipeline
 from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle.changes import without_files
+from tvlt_deploy.bundle.writer import update_manifest
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import BundleError, InputError, UsageError
 from tvlt_deploy.inference import batching
@@ -333,7 +335,7 @@ def test_a_bundle_without_pre_processing_says_what_to_do_instead(
 ) -> None:
     copy = copy_of(bundle_of("audio-visual-classification"))
     bundle = Bundle(copy)
-    bundle.update(lambda manifest: manifest["files"].pop("preprocessor_config.json"))
+    update_manifest(bundle, lambda manifest: without_files(manifest, "preprocessor_config.json"))
     with pytest.raises(
         BundleError,
         match=r"has no preprocessor_config.json or preprocessing.json: .* \(use tvlt_deploy.runtimes.open_run",

@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +14,10 @@ from PIL import Image
 import tvlt_deploy
 from tests.inference.test_pipeline import Recorder, clip, sound
 from tvlt_deploy import Pipeline
-from tvlt_deploy._internal.atomic import sha256_of
 from tvlt_deploy.bench.worker import Session
 from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle.changes import with_file, without_files
+from tvlt_deploy.bundle.writer import file_entry, update_manifest
 from tvlt_deploy.errors import BundleError, ConfigError, FileRefusedError
 from tvlt_deploy.inference.files import answer_files, find_sources
 from tvlt_deploy.processors import OriginalProcessor, TvltProcessor, original_masks, resample
@@ -31,13 +31,8 @@ def give_recipe(directory: Path) -> Bundle:
     bundle = Bundle(directory)
     OriginalProcessor.from_config(bundle.config).save_pretrained(directory)
     (directory / HF_RECIPE).unlink()
-    entry = {"sha256": sha256_of(directory / RECIPE), "size": (directory / RECIPE).stat().st_size}
-
-    def change(manifest: dict[str, Any]) -> None:
-        del manifest["files"][HF_RECIPE]
-        manifest["files"][RECIPE] = entry
-
-    bundle.update(change)
+    entry = file_entry(directory / RECIPE)
+    update_manifest(bundle, lambda manifest: with_file(without_files(manifest, HF_RECIPE), RECIPE, entry))
     return bundle
 
 
@@ -61,8 +56,8 @@ def test_a_checkpoint_s_recipe_goes_into_the_bundle(
     processor = OriginalProcessor.from_config(classification.config)
     processor.save_pretrained(checkpoint)
     bundle = tvlt_deploy.export(checkpoint, tmp_path / "bundle", task="audio-visual-classification", verify=False)
-    assert RECIPE in bundle.manifest["files"]
-    assert HF_RECIPE not in bundle.manifest["files"]
+    assert RECIPE in bundle.manifest.files
+    assert HF_RECIPE not in bundle.manifest.files
     assert not (bundle.directory / HF_RECIPE).exists()
     with tvlt_deploy.load(bundle, threads=1) as pipe:
         assert pipe.processor == processor
@@ -83,7 +78,7 @@ def test_the_recipe_is_hashed_and_there_is_one(original: Bundle, copy_of: Callab
         tvlt_deploy.load(directory)
     (directory / RECIPE).write_text(text)
     bundle = Bundle(directory)
-    bundle.update(lambda manifest: manifest["files"].update({HF_RECIPE: manifest["files"][RECIPE]}))
+    update_manifest(bundle, lambda manifest: with_file(manifest, HF_RECIPE, manifest.files[RECIPE]))
     with pytest.raises(FileRefusedError, match=r"holds preprocessor_config\.json and preprocessing\.json"):
         tvlt_deploy.load(bundle)
 

@@ -17,9 +17,10 @@ import torch
 
 from tests import truth
 from tests.conftest import FORMS
-from tvlt_deploy._internal.atomic import sha256_of
 from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle.changes import with_file
 from tvlt_deploy.bundle.manifest import STANDARD_FORM
+from tvlt_deploy.bundle.writer import file_entry, update_manifest
 from tvlt_deploy.errors import BundleError, EnvironmentLackError, InputError, UsageError
 from tvlt_deploy.parity.cases import synthetic_clip
 from tvlt_deploy.runtimes import onnxruntime as engine
@@ -194,11 +195,8 @@ def test_a_graph_that_onnx_runtime_cannot_read_is_the_bundle_s_fault(
     graph = directory / "fp32/model.onnx"
     graph.write_bytes(b"not a graph")
 
-    def forge(manifest: dict[str, Any]) -> None:
-        manifest["files"]["fp32/model.onnx"] = {"sha256": sha256_of(graph), "size": graph.stat().st_size}
-
     bundle = Bundle(directory)
-    bundle.update(forge)
+    update_manifest(bundle, lambda manifest: with_file(manifest, "fp32/model.onnx", file_entry(graph)))
     with pytest.raises(BundleError, match=r"ONNX Runtime \S+ cannot load .*model.onnx: .*expected onnxruntime 1.22"):
         open_runtime(bundle, "onnxruntime", form="standard")
 

@@ -15,8 +15,10 @@ import pytest
 
 from tests.runtimes.fake_gpu import FakeCuda, FakeLibrary, fake_logits
 from tvlt_deploy.bundle import Bundle
-from tvlt_deploy.bundle.manifest import NOT_RUN, Engine
+from tvlt_deploy.bundle.manifest import NOT_RUN, Engine, StoredVerdict
+from tvlt_deploy.bundle.receipts import EngineReceipt
 from tvlt_deploy.bundle.trust import trust
+from tvlt_deploy.bundle.writer import add_engine, record_verdict
 from tvlt_deploy.errors import BundleError, EnvironmentLackError, FileRefusedError, InputError, UsageError
 from tvlt_deploy.inference.pipeline import load as load_pipeline
 from tvlt_deploy.parity.cases import stack_clips, synthetic_clip
@@ -25,13 +27,14 @@ from tvlt_deploy.tensorrt.library import operating_system
 from tvlt_deploy.tensorrt.profiles import Profile
 
 SMALL, LARGE = Profile((1, 1, 2), (1, 1, 4), (16, 16, 112)), Profile((2, 4, 4), (2, 4, 4), (48, 112, 112))
+RECEIPT = EngineReceipt(2, 2, {"Half": 9}, 0, 0, 1 << 20, 30)
 CONTENT = b"an engine, as far as anyone here can tell"
 
 
 def record(path: str = "fp16/tensorrt-11.4-sm89.engine", **changes: Any) -> Engine:
     values: dict[str, Any] = {
         "engine": "tensorrt", "version": "11.4", "target": "sm89", "os": operating_system(), "precision": "fp16",
-        "path": path, "source": "0" * 64, "profiles": (SMALL.to_dict(), LARGE.to_dict()), "receipt": {},
+        "path": path, "source": "0" * 64, "profiles": (SMALL.to_entry(), LARGE.to_entry()), "receipt": RECEIPT,
         "verdict": NOT_RUN, **changes,
     }  # fmt: skip
     return Engine(**values)
@@ -49,8 +52,8 @@ def bundle(classification: Bundle, copy_of: Callable[[Bundle], Path]) -> Bundle:
 
 @pytest.fixture
 def with_engine(bundle: Bundle) -> Bundle:
-    bundle.add_engine(record(), CONTENT)
-    trust(bundle.manifest["files"][record().path]["sha256"])
+    add_engine(bundle, record(), CONTENT)
+    trust(bundle.manifest.files[record().path].sha256)
     return bundle
 
 
@@ -275,8 +278,8 @@ def test_refusals_of_the_engine_are_errors(with_engine: Bundle, machine: Machine
 def test_kernels_of_tensorrt_rtx_are_kept_for_the_next_start(bundle: Bundle, machine: Machine, tmp_path: Path) -> None:
     machine.library = FakeLibrary(machine.cuda, rtx=True, version="1.7")
     made = record("fp16/rtx.engine", engine="tensorrt-rtx", version="1.7", target="portable")
-    bundle.add_engine(made, CONTENT)
-    digest = bundle.manifest["files"][made.path]["sha256"]
+    add_engine(bundle, made, CONTENT)
+    digest = bundle.manifest.files[made.path].sha256
     trust(digest)
     contents = []
     for _ in range(2):
@@ -294,8 +297,8 @@ def test_kernels_of_tensorrt_rtx_are_kept_for_the_next_start(bundle: Bundle, mac
 def test_tensorrt_rtx_records_graphs_itself(bundle: Bundle, machine: Machine) -> None:
     machine.library = FakeLibrary(machine.cuda, rtx=True, version="1.7")
     made = record("fp16/rtx.engine", engine="tensorrt-rtx", version="1.7", target="sm86-sm89")
-    bundle.add_engine(made, CONTENT)
-    trust(bundle.manifest["files"][made.path]["sha256"])
+    add_engine(bundle, made, CONTENT)
+    trust(bundle.manifest.files[made.path].sha256)
     with machine.open(bundle, "tensorrt-rtx", cuda_graphs=True) as runtime:
         for _ in range(3):
             runtime.run(clips(bundle, 1, 1, 1))
@@ -317,7 +320,7 @@ MISFITS = {
 @pytest.mark.parametrize("name", MISFITS)
 def test_engines_of_another_machine_are_refused_by_name(bundle: Bundle, machine: Machine, name: str) -> None:
     changes, message = MISFITS[name]
-    bundle.add_engine(record(**changes), CONTENT)
+    add_engine(bundle, record(**changes), CONTENT)
     with pytest.raises(EnvironmentLackError, match=message):
         machine.open(bundle)
     assert machine.library.given == []
@@ -325,8 +328,8 @@ def test_engines_of_another_machine_are_refused_by_name(bundle: Bundle, machine:
 
 def test_the_engine_that_fits_is_found_among_others(bundle: Bundle, machine: Machine) -> None:
     for n, changes in enumerate(({"target": "sm90"}, {"version": "10.13"}, {}, {"os": "other"})):
-        bundle.add_engine(record(f"fp16/{n}.engine", **changes), CONTENT + bytes([n]))
-    trust(bundle.manifest["files"]["fp16/2.engine"]["sha256"])
+        add_engine(bundle, record(f"fp16/{n}.engine", **changes), CONTENT + bytes([n]))
+    trust(bundle.manifest.files["fp16/2.engine"].sha256)
     with machine.open(bundle) as runtime:
         assert runtime.path == "fp16/2.engine"
     assert machine.library.given == [CONTENT + b"\x02"]
@@ -340,12 +343,12 @@ def test_an_engine_is_built_first(bundle: Bundle, machine: Machine) -> None:
 
 
 def test_an_engine_from_elsewhere_is_run_only_for_its_hash(bundle: Bundle, machine: Machine) -> None:
-    bundle.add_engine(record(), CONTENT)
-    digest = bundle.manifest["files"][record().path]["sha256"]
+    add_engine(bundle, record(), CONTENT)
+    digest = bundle.manifest.files[record().path].sha256
     with pytest.raises(FileRefusedError, match=rf"was not built here, .* pass --trust-engine {digest}") as refused:
         machine.open(bundle)
     assert refused.value.exit_code == 5
-    with pytest.raises(FileRefusedError, match=rf"has SHA-256 {digest}; trusted is {'0' * 64}"):
+    with pytest.raises(FileRefusedError, match=rf"has SHA-256 {digest}; expected {'0' * 64}"):
         machine.open(bundle, trust_engine="0" * 64)
     assert machine.library.given == []
     for vouched in (digest, digest.upper(), bundle.digest):
@@ -385,7 +388,7 @@ def test_without_a_gpu_the_driver_is_named(bundle: Bundle) -> None:
     if int(runtime.cudaGetDeviceCount()[0]) == 0:
         pytest.skip("there is a GPU")
     made = record("fp16/rtx.engine", engine="tensorrt-rtx", version=library.__version__)
-    bundle.add_engine(made, CONTENT)
+    add_engine(bundle, made, CONTENT)
     with pytest.raises(
         EnvironmentLackError, match=r"no CUDA device can be used: .* \(check the driver with nvidia-smi"
     ):
@@ -396,7 +399,7 @@ def test_a_library_that_is_missing_is_named(bundle: Bundle, monkeypatch: pytest.
     import sys
 
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    bundle.add_engine(record(), CONTENT)
+    add_engine(bundle, record(), CONTENT)
     with pytest.raises(
         EnvironmentLackError, match=r"tensorrt is not installed: .* \(pip install 'tvlt-deploy\[tensorrt\]'"
     ):
@@ -411,16 +414,16 @@ def test_a_library_that_is_missing_is_named(bundle: Bundle, monkeypatch: pytest.
 
 
 def test_an_engine_replaces_one_of_the_same_path_and_survives_other_changes(with_engine: Bundle) -> None:
-    with_engine.add_engine(record(), CONTENT + b"!")
+    add_engine(with_engine, record(), CONTENT + b"!")
     assert len(with_engine.engines) == 1
     again = Bundle(with_engine.directory)
     again.check()
     assert again.engines == (record(),)
-    entry = again.manifest["engines"][0]
+    entry = again.manifest.to_dict()["engines"][0]
     assert entry["size"] == len(CONTENT) + 1
-    assert entry["sha256"] == again.manifest["files"][record().path]["sha256"]
-    again.record_parity(record().path, {"verdict": "pass"})
-    assert Bundle(again.directory).engines[0].verdict == {"verdict": "pass"}
+    assert entry["sha256"] == again.manifest.files[record().path].sha256
+    record_verdict(again, record().path, StoredVerdict("pass", "tensorrt", "cuda", "fp16"))
+    assert Bundle(again.directory).engines[0].verdict == StoredVerdict("pass", "tensorrt", "cuda", "fp16")
 
 
 @pytest.mark.parametrize(
@@ -428,8 +431,13 @@ def test_an_engine_replaces_one_of_the_same_path_and_survives_other_changes(with
     [
         ({"path": "../x.engine"}, "names '../x.engine', which is outside the bundle"),
         ({"path": "fp16/x.engine"}, "uses 'fp16/x.engine' but lists no hash for it"),
-        ({"profiles": 1}, "lacks or misshapes 'int' object is not iterable"),
-        ({"receipt": None}, "lacks or misshapes"),
+        ({"profiles": 1}, r"engines\[0\].profiles is 1; expected a list"),
+        (
+            {"profiles": [{"batch": [1, 1, 4], "frames": [1, 4], "rows": [16, 16, 16]}]},
+            r"frames is \[1, 4\]; expected a l",
+        ),
+        ({"profiles": [{}]}, r"engines\[0\].profiles\[0\].batch is missing; expected a list of 3 values"),
+        ({"receipt": None}, r"engines\[0\].receipt is null; expected an object"),
     ],
 )
 def test_entries_that_are_no_engines_are_refused(with_engine: Bundle, changes: dict[str, Any], message: str) -> None:

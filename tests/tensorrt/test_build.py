@@ -17,7 +17,10 @@ from click.testing import CliRunner
 from tvlt_deploy import export
 from tvlt_deploy._internal.cache import user_cache
 from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle.changes import with_file
 from tvlt_deploy.bundle.manifest import FP16_TWIN_FORM
+from tvlt_deploy.bundle.receipts import EngineReceipt
+from tvlt_deploy.bundle.writer import file_entry, update_manifest
 from tvlt_deploy.cli import main
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import BundleError, EnvironmentLackError, UsageError, VerdictError
@@ -28,7 +31,7 @@ from tvlt_deploy.tensorrt import build as tensorrt
 from tvlt_deploy.tensorrt.build import build
 from tvlt_deploy.tensorrt.library import capabilities, operating_system, target_name
 from tvlt_deploy.tensorrt.profiles import Profile
-from tvlt_deploy.tensorrt.receipt import Receipt, check_receipt, read_layers, read_receipt
+from tvlt_deploy.tensorrt.receipt import check_receipt, read_layers, read_receipt
 from tvlt_deploy.workflows.quantize import quantize
 
 NEEDS_RTX = "building needs tensorrt_rtx"
@@ -70,23 +73,23 @@ def test_engines_compute_in_what_was_asked_for(bundle: Bundle, library: Any, pre
     assert engine.path.startswith(f"{precision}/tensorrt-rtx-{library.__version__}-sm89-")
     assert bundle.path(engine.path).read_bytes().startswith(b"vtrt") or bundle.path(engine.path).stat().st_size > 10**6
     receipt = engine.receipt
-    assert (receipt["fused_attention"], receipt["attention_blocks"]) == (2, 2)
-    assert PRECISIONS[precision] in receipt["gemm_types"]
-    assert set(receipt["gemm_types"]) <= {
+    assert (receipt.fused_attention, receipt.attention_blocks) == (2, 2)
+    assert PRECISIONS[precision] in receipt.gemm_types
+    assert set(receipt.gemm_types) <= {
         PRECISIONS[precision],
         "Half" if precision in ("int8", "fp8") else PRECISIONS[precision],
     }
     quantized = 8 if precision in ("int8", "fp8") else 0
-    assert (receipt["quantized_products"], receipt["quantized_expected"]) == (quantized, quantized)
-    assert 0 < receipt["scratch_bytes"] < 50e6
+    assert (receipt.quantized_products, receipt.quantized_expected) == (quantized, quantized)
+    assert 0 < receipt.scratch_bytes < 50e6
     assert said[0].endswith(f"reading {bundle.path(bundle.variant(*source_of(precision)).path)}")
     again = Bundle(bundle.directory)
     again.check()
     entry = again.engines[0]
     assert entry == engine
     assert (entry.verdict, entry.os, entry.target) == ({"verdict": "not run"}, operating_system(), "sm89")
-    assert entry.source == again.manifest["files"][bundle.variant(*source_of(precision)).path]["sha256"]
-    assert (user_cache("trusted-engines") / again.manifest["files"][engine.path]["sha256"]).is_file()
+    assert entry.source == again.manifest.files[bundle.variant(*source_of(precision)).path].sha256
+    assert (user_cache("trusted-engines") / again.manifest.files[engine.path].sha256).is_file()
 
 
 @pytest.mark.parametrize("task", ["audio-visual-matching", "feature-extraction", "masked-reconstruction"])
@@ -98,8 +101,8 @@ def test_every_task_builds(
     bundle = export(checkpoint, tmp_path / "bundle", task=task, precisions=["fp16"], verify=False)
     engine = rtx(bundle, profiles=["batch=1", "batch=2:4:4"])
     receipt = engine.receipt
-    assert receipt["fused_attention"] == receipt["attention_blocks"] == (4 if task == "masked-reconstruction" else 2)
-    assert set(receipt["gemm_types"]) == {"Half"}
+    assert receipt.fused_attention == receipt.attention_blocks == (4 if task == "masked-reconstruction" else 2)
+    assert set(receipt.gemm_types) == {"Half"}
 
 
 def source_of(precision: str) -> tuple[str, ...]:
@@ -110,8 +113,8 @@ def test_one_engine_for_several_profiles_and_gpus(bundle: Bundle, library: Any) 
     profiles = ["batch=1,frames=1:2:4", Profile((2, 4, 4), (4, 4, 4), (16, 112, 112))]
     engine = rtx(bundle, targets=("SM120", "8.6"), profiles=profiles)
     assert engine.target == "sm86-sm120"
-    assert [profile["batch"] for profile in engine.profiles] == [[1, 1, 1], [2, 4, 4]]
-    assert engine.receipt["fused_attention"] == 2
+    assert [profile.batch for profile in engine.profiles] == [(1, 1, 1), (2, 4, 4)]
+    assert engine.receipt.fused_attention == 2
     other = rtx(bundle, targets=(), profiles=profiles)
     assert (other.target, len(bundle.engines)) == ("portable", 2)
     assert other.path.rpartition("-")[2] == engine.path.rpartition("-")[2]
@@ -137,8 +140,8 @@ def test_fp32_only_when_told_and_its_receipt_says_what_it_is(bundle: Bundle, lib
     with pytest.raises(UsageError, match=r"fp32 engines compute attention unfused, .* \(use --precision fp16 or bf16"):
         rtx(bundle, "fp32")
     receipt = rtx(bundle, "fp32", allow_unfused=True).receipt
-    assert receipt["fused_attention"] < receipt["attention_blocks"] == 2
-    assert set(receipt["gemm_types"]) == {"Float"}
+    assert receipt.fused_attention < receipt.attention_blocks == 2
+    assert set(receipt.gemm_types) == {"Float"}
 
 
 def test_the_command(bundle: Bundle, library: Any) -> None:
@@ -181,9 +184,9 @@ def test_a_model_of_full_size_is_fused_and_frugal(
     init_checkpoint(checkpoint, TvltConfig(), seed=1, architecture="TvltForAudioVisualClassification")
     bundle = export(checkpoint, tmp_path / "bundle", precisions=[precision], verify=False)
     receipt = rtx(bundle, precision).receipt
-    assert (receipt["fused_attention"], receipt["attention_blocks"]) == (12, 12)
-    assert receipt["scratch_bytes"] < 200e6
-    assert set(receipt["gemm_types"]) == {PRECISIONS[precision]}
+    assert (receipt.fused_attention, receipt.attention_blocks) == (12, 12)
+    assert receipt.scratch_bytes < 200e6
+    assert set(receipt.gemm_types) == {PRECISIONS[precision]}
 
 
 # Refusals ------------------------------------------------------------------------------------------------------------
@@ -249,13 +252,7 @@ def test_a_graph_that_the_library_cannot_read(bundle: Bundle, library: Any) -> N
     onnx.save(model, path)
     with pytest.raises(BundleError, match="the manifest says"):  # an altered graph is not even read
         rtx(bundle, "int8")
-    from tvlt_deploy._internal.atomic import sha256_of
-
-    bundle.update(
-        lambda manifest: manifest["files"]["int8/model.fp16.onnx"].update(
-            sha256=sha256_of(path), size=path.stat().st_size
-        )
-    )
+    update_manifest(bundle, lambda manifest: with_file(manifest, "int8/model.fp16.onnx", file_entry(path)))
     with pytest.raises(EnvironmentLackError, match=r"cannot read .*int8/model\.fp16\.onnx: .*[Zz]ero point"):
         rtx(bundle, "int8")
 
@@ -272,9 +269,9 @@ def test_arguments_that_cannot_be(bundle: Bundle, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_precision_that_the_bundle_lacks(classification: Bundle) -> None:
-    with pytest.raises(UsageError, match=r"holds no fp16 graph .*export again with --precision fp32 --precision fp16"):
+    with pytest.raises(UsageError, match=r"has no fp16 graph .*export again with --precision fp32 --precision fp16"):
         rtx(classification)
-    with pytest.raises(UsageError, match=r"holds no int8 graph .*tvlt-deploy quantize"):
+    with pytest.raises(UsageError, match=r"has no int8 graph .*tvlt-deploy quantize"):
         rtx(classification, "int8")
 
 
@@ -322,7 +319,7 @@ Name: __myl_CastMean_myl0_23, LayerType: kgen, Inputs: [ {{ Name: d, Datatype: F
 SCRATCH = "Max Scratch Memory: 8313856 bytes"
 
 
-def receipt(first: str, second: str, precision: str, blocks: int = 1, quantized: int = 0) -> Receipt:
+def receipt(first: str, second: str, precision: str, blocks: int = 1, quantized: int = 0) -> EngineReceipt:
     return read_receipt([TABLE.format(first, second), SCRATCH], precision, blocks, quantized)
 
 
@@ -367,7 +364,7 @@ def test_every_profile_has_to_be_fused() -> None:
         ),
     ],
 )
-def test_receipts_that_do_not_hold(found: Receipt, precision: str, message: str) -> None:
+def test_receipts_that_do_not_hold(found: EngineReceipt, precision: str, message: str) -> None:
     with pytest.raises(VerdictError, match=message) as refused:
         check_receipt(found, precision, allow_unfused=False)
     assert refused.value.exit_code == 3

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tvlt_deploy._internal.typed_json import FieldError, decode, encode
+from tvlt_deploy.bundle.manifest import EngineProfile
 from tvlt_deploy.config import TvltConfig
-from tvlt_deploy.errors import BundleError, UsageError
+from tvlt_deploy.errors import UsageError
 from tvlt_deploy.tasks import TASKS
 from tvlt_deploy.tensorrt.profiles import Profile, default_profile, parse_profile, profile_hash
 
@@ -82,10 +84,12 @@ def test_what_a_profile_holds_and_is_nearest_to() -> None:
 
 def test_the_manifest_keeps_profiles() -> None:
     profile = Profile((1, 1, 4), (1, 4, 8), (16, 864, 2048))
-    assert Profile.from_dict(profile.to_dict()) == profile
-    for bad in ({}, {"batch": [1, 1, 4], "frames": [1, 4], "rows": [16, 16, 16]}, {**profile.to_dict(), "rows": "1"}):
-        with pytest.raises(BundleError, match="an engine's profile is"):
-            Profile.from_dict(bad)
+    assert Profile.from_entry(profile.to_entry()) == profile
+    assert decode(EngineProfile, encode(profile.to_entry())) == profile.to_entry()
+    entry = encode(profile.to_entry())
+    for bad in ({}, {"batch": [1, 1, 4], "frames": [1, 4], "rows": [16, 16, 16]}, {**entry, "rows": "1"}):
+        with pytest.raises(FieldError, match="expected a list of 3 values"):
+            decode(EngineProfile, bad)
 
 
 def test_the_hash_names_a_list_of_profiles() -> None:

@@ -56,10 +56,10 @@ def test_a_bundle_holds_the_promised_files_and_its_verdicts(classification: Bund
         ("fp32", "onnxruntime-cpu", 20),
     ]
     for variant in classification.variants:
-        assert variant.parity["verdict"] == "pass"
-        assert variant.parity["form"] == variant.form
-        assert all(row["passed"] for row in variant.parity["rows"])
-    receipts = classification.manifest["receipts"]
+        assert variant.parity.verdict == "pass"
+        assert variant.parity.form == variant.form
+        assert all(row.passed for row in variant.parity.rows)
+    receipts = classification.manifest.receipts
     assert receipts["skipped_keys"] == []
     assert receipts["versions"]["torch"] == torch.__version__
 
@@ -67,8 +67,8 @@ def test_a_bundle_holds_the_promised_files_and_its_verdicts(classification: Bund
 def test_outputs_are_named_as_asked(checkpoint: Path, tmp_path: Path) -> None:
     bundle = quick_export(checkpoint, tmp_path / "bundle", labels=["calm", "loud"])
     assert bundle.config.id2label == {0: "calm", 1: "loud"}
-    assert (bundle.manifest["lineage"], bundle.manifest["original"]) == ("huggingface", None)
-    assert bundle.manifest["activation"] == "softmax"
+    assert (bundle.manifest.lineage, bundle.manifest.original) == ("huggingface", None)
+    assert bundle.manifest.activation == "softmax"
 
 
 def test_the_checkpoint_is_left_as_it_was(checkpoint: Path, tmp_path: Path) -> None:
@@ -91,13 +91,13 @@ def test_a_bundle_is_a_model_directory_for_transformers_and_for_us(classificatio
 
 def test_a_bundle_can_be_exported_again(classification: Bundle, tmp_path: Path) -> None:
     again = quick_export(classification.directory, tmp_path / "again")
-    assert again.manifest["files"]["model.safetensors"] == classification.manifest["files"]["model.safetensors"]
+    assert again.manifest.files["model.safetensors"] == classification.manifest.files["model.safetensors"]
     assert again.task == classification.task
 
 
 def test_the_head_that_a_task_does_not_use_is_skipped_and_listed(matching: Bundle, reconstruction: Bundle) -> None:
-    assert "decoder.layernorm.weight" in matching.manifest["receipts"]["skipped_keys"]
-    assert reconstruction.manifest["receipts"]["skipped_keys"] == [
+    assert "decoder.layernorm.weight" in matching.manifest.receipts.skipped_keys
+    assert list(reconstruction.manifest.receipts.skipped_keys) == [
         "matching_head.fc.bias", "matching_head.fc.weight",
         "matching_head.pooler.dense.bias", "matching_head.pooler.dense.weight",
     ]  # fmt: skip
@@ -116,7 +116,7 @@ def test_the_task_defaults_to_what_the_checkpoint_names(
 def test_the_encoder_of_a_classifier_can_be_exported_alone(checkpoint: Path, tmp_path: Path) -> None:
     bundle = quick_export(checkpoint, tmp_path / "bundle", task="feature-extraction")
     assert bundle.config.architectures == ("TvltModel",)
-    assert any(key.startswith("classifier.") for key in bundle.manifest["receipts"]["skipped_keys"])
+    assert any(key.startswith("classifier.") for key in bundle.manifest.receipts.skipped_keys)
 
 
 def test_weights_in_half_precision_are_exported_in_full(checkpoint: Path, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_channels_that_no_processor_makes_are_said_and_the_rest_is_exported(
     init_checkpoint(tmp_path / "c", TvltConfig(**{**hf.TINY, **SMALL, "num_image_channels": 1}), 0, "TvltModel")
     lines: list[str] = []
     bundle = quick_export(tmp_path / "c", tmp_path / "bundle", progress=lines.append)
-    assert "preprocessor_config.json" not in bundle.manifest["files"]
+    assert "preprocessor_config.json" not in bundle.manifest.files
     assert any(line.startswith("no pre-processing in the bundle: ") for line in lines)
 
 
@@ -298,7 +298,7 @@ def test_a_bundle_without_weights_runs_and_says_what_it_cannot_do(checkpoint: Pa
     bundle = export(checkpoint, tmp_path / "bundle", weights=False)
     assert not bundle.has_weights
     assert "model.safetensors" not in content(bundle.directory)
-    assert {variant.parity["verdict"] for variant in bundle.variants} == {"pass"}
+    assert {variant.parity.verdict for variant in bundle.variants} == {"pass"}
     bundle.check()
     values = truth.feeds(bundle.config, 1, 2, 3)
     with open_runtime(bundle, "onnxruntime") as runtime:

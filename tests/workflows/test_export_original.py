@@ -15,6 +15,7 @@ from tests import original
 from tests.conftest import FORMS
 from tvlt_deploy import export
 from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle.manifest import Origin
 from tvlt_deploy.errors import CheckpointError, ConfigError, UsageError
 from tvlt_deploy.exporters.inference_model import inference_form, standard_attention
 from tvlt_deploy.exporters.quantization.observers import Watch
@@ -54,9 +55,9 @@ def assert_near(found: np.ndarray, wanted: Any, limit: float = LIMIT) -> None:
 def test_sentiment(original_bundle: Callable[..., Bundle]) -> None:
     bundle = original_bundle(original.path_of("mosei_sentiment"), "mosei_sentiment")
     assert bundle.task.name == "audio-visual-classification"
-    assert (bundle.manifest["lineage"], bundle.manifest["activation"]) == ("original", "none")
-    assert bundle.manifest["original"] == {"kind": "mosei_sentiment", "head": "classifier"}
-    assert all(variant.parity["verdict"] == "pass" for variant in bundle.variants)
+    assert (bundle.manifest.lineage, bundle.manifest.activation) == ("original", "none")
+    assert bundle.manifest.original == Origin("mosei_sentiment", "classifier")
+    assert all(variant.parity.verdict == "pass" for variant in bundle.variants)
     for form in FORMS:
         for case in ("plain", "padded"):
             logits = answers(bundle, form, original.feeds(case))["logits"]
@@ -75,7 +76,7 @@ def reconstruction(original_bundle: Callable[..., Bundle]) -> Bundle:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["plain.mae_frame", "padded.mae_frame"])
 def test_masked_reconstruction(case: str, reconstruction: Bundle) -> None:
-    assert all(variant.parity["verdict"] == "pass" for variant in reconstruction.variants)
+    assert all(variant.parity.verdict == "pass" for variant in reconstruction.variants)
     for form in FORMS:
         found, wanted = answers(reconstruction, form, original.masked_feeds(case)), original.golden("pretrain")
         for ours, theirs in (("pixel", "video"), ("audio", "audio")):
@@ -86,8 +87,8 @@ def test_masked_reconstruction(case: str, reconstruction: Bundle) -> None:
 @pytest.mark.slow
 def test_matching(original_bundle: Callable[..., Bundle]) -> None:
     bundle = original_bundle(original.path_of("pretrain"), "pretrain")
-    assert bundle.manifest["original"] == {"kind": "pretrain", "head": "matching_score"}
-    assert bundle.manifest["activation"] == "sigmoid"
+    assert bundle.manifest.original == Origin("pretrain", "matching_score")
+    assert bundle.manifest.activation == "sigmoid"
     for form in FORMS:
         for case in ("plain", "padded"):
             logits = answers(bundle, form, original.feeds(case))["matching_logits"]
@@ -97,7 +98,7 @@ def test_matching(original_bundle: Callable[..., Bundle]) -> None:
 @pytest.mark.slow
 def test_features(original_bundle: Callable[..., Bundle]) -> None:
     bundle = original_bundle(original.path_of("pretrain"), "pretrain", task="feature-extraction")
-    assert bundle.manifest["activation"] is None
+    assert bundle.manifest.activation is None
     for form in FORMS:
         for case in original.CASES:
             tokens = answers(bundle, form, original.feeds(case))["last_hidden_state"]
@@ -109,7 +110,7 @@ def test_features(original_bundle: Callable[..., Bundle]) -> None:
 def test_spoken_questions(original_bundle: Callable[..., Bundle]) -> None:
     bundle = original_bundle(original.path_of("vqa"), "vqa", labels=("yes", "no", "two", "red", "left"))
     assert list((bundle.config.id2label or {}).values()) == ["yes", "no", "two", "red", "left"]
-    assert bundle.manifest["activation"] == "sigmoid"
+    assert bundle.manifest.activation == "sigmoid"
     for form in FORMS:
         for case in ("plain", "padded"):
             logits = answers(bundle, form, original.feeds(case, "vqa"))["logits"]
@@ -122,7 +123,7 @@ def test_retrieval(head: str | None, tmp_path: Path, original_bundle: Callable[.
     path = tmp_path / "retrieval.safetensors"
     content = original.made(path, original.matcher("matching_score"), original.matcher("rank_output"))
     bundle = original_bundle(path, "mosei_sentiment", head=head)
-    assert bundle.manifest["original"] == {"kind": "retrieval", "head": head or "rank_output"}
+    assert bundle.manifest.original == Origin("retrieval", head or "rank_output")
     for form in FORMS:
         for case in original.CASES:
             logits = answers(bundle, form, original.feeds(case))["matching_logits"]
@@ -145,14 +146,14 @@ def test_a_bundle_can_be_exported_again(original_bundle: Callable[..., Bundle], 
     bundle = original_bundle(original.path_of("mosei_sentiment"), "mosei_sentiment")
     again = export(bundle.directory, tmp_path / "again", verify=False)
     for entry in ("lineage", "original", "activation", "task"):
-        assert again.manifest[entry] == bundle.manifest[entry]
+        assert getattr(again.manifest, entry) == getattr(bundle.manifest, entry)
     assert (again.path("model.safetensors")).read_bytes() == (bundle.path("model.safetensors")).read_bytes()
 
 
 def test_frames_and_sound_go_in_and_the_authors_answer_comes_out(original_bundle: Callable[..., Bundle]) -> None:
     bundle = original_bundle(original.path_of("mosei_sentiment"), "mosei_sentiment")
-    assert "preprocessing.json" in bundle.manifest["files"]
-    assert "preprocessor_config.json" not in bundle.manifest["files"]
+    assert "preprocessing.json" in bundle.manifest.files
+    assert "preprocessor_config.json" not in bundle.manifest.files
     sounds, pictures = (load_file(original.DATA / f"preprocess_{kind}.safetensors") for kind in ("audio", "video"))
     wave = sounds["main44k.pcm16"].numpy() / np.float32(32768)
     low = sounds["stereo16k.pcm16"].numpy().astype(np.float32).mean(axis=0) / 32768

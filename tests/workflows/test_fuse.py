@@ -21,8 +21,10 @@ from tests import truth
 from tests.processors.test_audio import SIGNALS
 from tests.reference import hf
 from tvlt_deploy import export
-from tvlt_deploy._internal.atomic import sha256_of
 from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle.changes import with_file, without_files
+from tvlt_deploy.bundle.manifest import NOT_RUN
+from tvlt_deploy.bundle.writer import file_entry, update_manifest
 from tvlt_deploy.cli import main
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import InputError, UsageError, VerdictError
@@ -308,7 +310,7 @@ def test_fuse_adds_a_proved_graph_and_nothing_else(classification: Bundle, copy_
     bundle.check()
     variant = bundle.variant("fp32", "fused")
     assert (variant.path, variant.files) == ("fused/model.onnx", ("fused/model.onnx", "fused/model.onnx.data"))
-    assert (variant.parity["verdict"], variant.parity["form"]) == ("pass", "fused")
+    assert (variant.parity.verdict, variant.parity.form) == ("pass", "fused")
     assert bundle.variants[:-1] == classification.variants
     assert sorted(path.name for path in directory.iterdir()) == sorted(
         [path.name for path in classification.directory.iterdir()] + ["fused"]
@@ -322,7 +324,7 @@ def test_fuse_adds_a_proved_graph_and_nothing_else(classification: Bundle, copy_
     assert shapes(model.graph.output) == {"logits": [1, 2]}
     assert {node.domain for node in model.graph.node} == {""}
     fuse(directory, verify=False)
-    assert Bundle(directory).variant("fp32", "fused").parity == {"verdict": "not run"}
+    assert Bundle(directory).variant("fp32", "fused").parity == NOT_RUN
     report = CliRunner().invoke(main, ["verify", str(directory), "--precision", "fp32", "--json", "-q"])
     assert report.exit_code == 0
     forms = [
@@ -339,7 +341,7 @@ def test_export_with_the_fused_graph(checkpoint_of: Callable[..., Path], traced_
     assert CliRunner().invoke(main, arguments).exit_code == 0
     bundle = Bundle(place)
     assert [variant.form for variant in bundle.variants] == ["standard", "onnxruntime-cpu", "fused"]
-    assert bundle.variants[-1].parity["verdict"] == "pass"
+    assert bundle.variants[-1].parity.verdict == "pass"
     with open_fused(bundle, threads=1) as runtime:
         assert runtime.run(picture(1, 20, 20))["matching_logits"].shape == (1, 1)
     again = CliRunner().invoke(main, ["fuse", place])
@@ -374,13 +376,11 @@ def test_what_has_no_fused_graph(
     OriginalProcessor.from_config(classification.config).save_pretrained(directory := copy_of(classification))
     (directory / PREPROCESSOR_FILE).unlink()
 
-    def change(manifest: dict[str, Any]) -> None:
-        recipe = directory / "preprocessing.json"
-        manifest["files"].pop(PREPROCESSOR_FILE)
-        manifest["files"][recipe.name] = {"sha256": sha256_of(recipe), "size": recipe.stat().st_size}
-
-    bundle = Bundle(directory)
-    bundle.update(change)
+    bundle, entry = Bundle(directory), file_entry(directory / "preprocessing.json")
+    update_manifest(
+        bundle,
+        lambda manifest: with_file(without_files(manifest, PREPROCESSOR_FILE), "preprocessing.json", entry),
+    )
     with pytest.raises(UsageError, match=r"original recipe \(preprocessing.json\)"):
         fuse(bundle)
 

@@ -7,6 +7,7 @@ import math
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from click.testing import CliRunner
 from onnx import numpy_helper
 
 from tests.test_imports import loaded_by
-from tvlt_deploy._internal.atomic import sha256_of
 from tvlt_deploy.bundle import Bundle
-from tvlt_deploy.bundle.manifest import FP16_TWIN_FORM, ONNXRUNTIME_CPU_FORM, STANDARD_FORM, Variant
-from tvlt_deploy.bundle.writer import write_manifest
+from tvlt_deploy.bundle.changes import with_file
+from tvlt_deploy.bundle.manifest import FP16_TWIN_FORM, NOT_RUN, ONNXRUNTIME_CPU_FORM, STANDARD_FORM, Variant
+from tvlt_deploy.bundle.writer import file_entry, update_manifest, write_manifest
 from tvlt_deploy.cli import main
 from tvlt_deploy.errors import EnvironmentLackError, UsageError
 from tvlt_deploy.exporters.onnx import save_graphs
@@ -55,9 +56,8 @@ def bundle(features: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle
     shutil.copytree(features.directory, place)
     graph = to_half(onnx_ir.load(features.path(features.variant("fp32").path)), "fp16")
     save_graphs({"model.onnx": graph}, place / "fp16", {})
-    half = Variant("fp16", STANDARD_FORM, "fp16/model.onnx", ("fp16/model.onnx", "fp16/model.onnx.data"), 20, {})
-    halved = Variant(**{**vars(half), "parity": {"verdict": "not run"}})
-    write_manifest(place, features.task, features.config, [*features.variants, halved], {})
+    half = Variant("fp16", STANDARD_FORM, "fp16/model.onnx", ("fp16/model.onnx", "fp16/model.onnx.data"), 20, NOT_RUN)
+    write_manifest(place, features.task, features.config, [*features.variants, half])
     return quantize(place, clips_for(features, 8, 100), verify=False, threads=1)
 
 
@@ -73,8 +73,7 @@ def damage(bundle: Bundle, path: str, parameter: str, factor: float) -> None:
     array = numpy_helper.to_array(tensor)
     tensor.CopyFrom(numpy_helper.from_array((array * factor).astype(array.dtype), parameter))
     onnx.save(model, bundle.path(path))
-    record = {"sha256": sha256_of(bundle.path(path)), "size": bundle.path(path).stat().st_size}
-    bundle.update(lambda manifest: manifest["files"].update({path: record}))
+    update_manifest(bundle, lambda manifest: with_file(manifest, path, file_entry(bundle.path(path))))
 
 
 # The first layer -----------------------------------------------------------------------------------------------------
@@ -245,11 +244,11 @@ def test_locating_needs_no_torch(features: Bundle) -> None:
 
 
 def test_what_cannot_be_compared_is_refused(features: Bundle, copy_of: Callable[[Bundle], Path]) -> None:
-    with pytest.raises(UsageError, match="holds no int8 graph"):
+    with pytest.raises(UsageError, match="has no int8 graph"):
         locate(features, precisions=["int8"])
     with pytest.raises(EnvironmentLackError, match="onnxruntime on cpu does not run bf16"):
         locate(features, precisions=["bf16"])
     copy = Bundle(copy_of(features))
-    copy.update(lambda manifest: manifest["variants"].pop())
+    update_manifest(copy, lambda manifest: replace(manifest, variants=manifest.variants[:-1]))
     with pytest.raises(UsageError, match="contains no graph to compare with the fp32 graph"):
         locate(copy)

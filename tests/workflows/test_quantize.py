@@ -20,8 +20,11 @@ import torch
 from click.testing import CliRunner
 from onnx import numpy_helper
 
-from tvlt_deploy.bundle import Bundle
-from tvlt_deploy.bundle.manifest import FP16_TWIN_FORM, ONNXRUNTIME_CPU_FORM, STANDARD_FORM
+from tvlt_deploy.bundle import Bundle, writer
+from tvlt_deploy.bundle.changes import with_engine, without_files
+from tvlt_deploy.bundle.manifest import FP16_TWIN_FORM, NOT_RUN, ONNXRUNTIME_CPU_FORM, STANDARD_FORM, Engine
+from tvlt_deploy.bundle.receipts import ClipShape, EngineReceipt, Evaluation
+from tvlt_deploy.bundle.writer import file_entry, update_manifest
 from tvlt_deploy.cli import main
 from tvlt_deploy.errors import InputError, MediaError, UsageError, VerdictError
 from tvlt_deploy.exporters.inference_model import inference_form, standard_attention
@@ -191,7 +194,7 @@ def test_kept_layers_stay(quantized_of: Callable[..., Bundle]) -> None:
     values = constants(graph_of(bundle))
     codes = {name.removesuffix(".weight_codes") for name in values if name.endswith("_codes")}
     assert codes == {f"encoder.layers.1.{name}" for name in ("query", "key", "project", "expand")}
-    assert len(bundle.manifest["calibration"]["kept"]) == 6 + 1 + 1
+    assert len(bundle.manifest.calibration.kept) == 6 + 1 + 1
     assert counts(graph_of(bundle))["QuantizeLinear"] == 3
 
 
@@ -204,9 +207,9 @@ def test_fp8_is_e4m3_around_fp16(quantized_of: Callable[..., Bundle]) -> None:
             assert kinds[node.input[2]] == onnx.TensorProto.FLOAT8E4M3FN
             assert kinds[node.input[1]] == onnx.TensorProto.FLOAT16
     assert counts(model)["QuantizeLinear"] == 4 * bundle.config.num_hidden_layers
-    ranges = bundle.manifest["calibration"]["ranges"]
+    ranges = bundle.manifest.calibration.ranges
     step = pairs(model)["layer_norm"]
-    assert step == pytest.approx(ranges["encoder.layers.0.key"]["largest"] / 448, rel=1e-3)
+    assert step == pytest.approx(ranges["encoder.layers.0.key"].largest / 448, rel=1e-3)
 
 
 def test_steps_never_get_too_small_for_fp16() -> None:
@@ -292,9 +295,9 @@ def test_every_form_keeps_the_int8_tolerances(quantized_of: Callable[..., Bundle
 def test_every_method_keeps_the_int8_tolerances(quantized_of: Callable[..., Bundle], method: str) -> None:
     bundle = quantized_of("audio-visual-matching", method=method, smooth=method == "mse")
     verify(bundle, backends=["onnxruntime"], precisions=["int8"], threads=1).raise_on_failure()
-    calibration = bundle.manifest["calibration"]
-    assert calibration["method"] == method
-    whole = [row["largest"] == row["limit"] for row in calibration["ranges"].values()]
+    calibration = bundle.manifest.calibration
+    assert calibration.method == method
+    whole = [row.largest == row.limit for row in calibration.ranges.values()]
     assert all(whole) == (method == "minmax")
 
 
@@ -404,19 +407,19 @@ def test_equal_clips_count_once_and_batches_are_taken_apart(features: Bundle, co
     config = features.config
     one, two = synthetic_clip(config, 2, 2, 1), synthetic_clip(config, 2, 2, 2)
     batch = {name: np.concatenate([one[name], two[name], one[name]]) for name in one}
-    receipt = quantize(copy_of(features), [batch, one], verify=False, threads=1).manifest["calibration"]
-    assert (receipt["clips"], receipt["distinct"]) == (4, 2)
-    assert receipt["sha256"] == [digest(one), digest(two)]
-    assert receipt["shapes"] == [{"frames": 2, "rows": 32, "clips": 2}]
+    receipt = quantize(copy_of(features), [batch, one], verify=False, threads=1).manifest.calibration
+    assert (receipt.clips, receipt.distinct) == (4, 2)
+    assert receipt.sha256 == (digest(one), digest(two))
+    assert receipt.shapes == (ClipShape(frames=2, rows=32, clips=2),)
 
 
 def test_the_receipt_says_whether_the_evaluation_is_disjoint(features: Bundle, copy_of: Callable[..., Path]) -> None:
     directory, clips = copy_of(features), clips_for(features, 4)
     others = clips_for(features, 3, seed=900)
-    seen = quantize(directory, clips, evaluation=others, verify=False).manifest["calibration"]
-    assert seen["evaluation"] == {"distinct": 3, "shared": 0, "disjoint": True}
-    seen = quantize(directory, clips, evaluation=[*others, clips[1]], verify=False).manifest["calibration"]
-    assert seen["evaluation"] == {"distinct": 4, "shared": 1, "disjoint": False}
+    seen = quantize(directory, clips, evaluation=others, verify=False).manifest.calibration
+    assert seen.evaluation == Evaluation(distinct=3, shared=0, disjoint=True)
+    seen = quantize(directory, clips, evaluation=[*others, clips[1]], verify=False).manifest.calibration
+    assert seen.evaluation == Evaluation(distinct=4, shared=1, disjoint=False)
 
 
 def test_count_stops_the_reading(features: Bundle) -> None:
@@ -468,7 +471,7 @@ def test_a_prefix_ends_at_a_dot() -> None:
 
 def test_a_bundle_without_weights_is_refused(features: Bundle, copy_of: Callable[..., Path]) -> None:
     directory = copy_of(features)
-    Bundle(directory).update(lambda manifest: manifest["files"].pop("model.safetensors"))
+    update_manifest(Bundle(directory), lambda manifest: without_files(manifest, "model.safetensors"))
     refused(directory, clips_for(features, 1), UsageError, "exported without weights, which calibration needs")
 
 
@@ -552,7 +555,7 @@ def test_a_second_run_replaces_the_first(features: Bundle, copy_of: Callable[...
     second = quantize(directory, clips[:2], method="mse", verify=False)
     assert second.precisions == ("fp32", "int8")
     assert not (directory / "fp8").exists()
-    assert second.manifest["calibration"]["distinct"] == 2
+    assert second.manifest.calibration.distinct == 2
     assert first.digest != second.digest
     second.check()
     assert {path.name for path in directory.iterdir()} == {path.name for path in features.directory.iterdir()} | {
@@ -565,17 +568,14 @@ def test_engines_of_graphs_that_go_go_too(features: Bundle, copy_of: Callable[..
     bundle = quantize(directory, clips, verify=False)
     (directory / "int8/some.engine").write_bytes(b"plan")
 
-    def add(manifest: dict[str, Any]) -> None:
-        manifest["engines"] = [
-            {"engine": "tensorrt-rtx", "version": "1.7", "target": "sm89", "os": "linux-x86_64", "source": "0" * 64,
-             "precision": "int8", "path": "int8/some.engine", "profiles": [], "receipt": {}, "verdict": {}}
-        ]  # fmt: skip
-        digest = "1a8c6bcb0a5d4a5d8c1e3a6ab1f0f9a3d2d3d0e1a2b3c4d5e6f708192a3b4c5d"
-        manifest["files"]["int8/some.engine"] = {"sha256": digest, "size": 4}
-
-    bundle.update(add)
+    receipt = EngineReceipt(0, 0, {}, 0, 0, 0, 0)
+    engine = Engine(
+        "tensorrt-rtx", "1.7", "sm89", "linux-x86_64", "int8", "int8/some.engine", "0" * 64, (), receipt, NOT_RUN
+    )
+    entry = file_entry(directory / "int8/some.engine")
+    update_manifest(bundle, lambda manifest: with_engine(manifest, engine, entry))
     again = quantize(directory, clips, method="mse", verify=False)
-    assert again.manifest["engines"] == []
+    assert again.engines == ()
     again.check()
 
 
@@ -595,7 +595,7 @@ def test_a_failure_on_the_way_in_puts_everything_back(
         quantize(directory, clips, method="minmax", verify=False)
     calls = Counter[str]()
     target = "_change" if step in ("drop", "add") else "_move"
-    original = getattr(Bundle, target)
+    original = getattr(writer, target)
 
     def fail(*arguments: Any) -> None:
         calls[target] += 1
@@ -603,7 +603,7 @@ def test_a_failure_on_the_way_in_puts_everything_back(
             raise OSError("no room")
         original(*arguments)
 
-    monkeypatch.setattr(Bundle, target, staticmethod(fail) if target == "_move" else fail)
+    monkeypatch.setattr(writer, target, fail)
     refused(directory, clips, OSError, "no room", verify=False)
     Bundle(directory).check()
     assert Bundle(directory).precisions == (("fp32", "int8") if before else ("fp32",))
@@ -615,7 +615,7 @@ def test_at_no_moment_does_the_manifest_list_what_is_not_there(
     directory, clips = copy_of(features), clips_for(features, 2)
     quantize(directory, clips, verify=False)
     seen = []
-    original = Bundle._move
+    original = writer._move
 
     def move(*arguments: Any) -> None:
         original(*arguments)
@@ -623,7 +623,7 @@ def test_at_no_moment_does_the_manifest_list_what_is_not_there(
         there.check()
         seen.append(there.precisions)
 
-    monkeypatch.setattr(Bundle, "_move", staticmethod(move))
+    monkeypatch.setattr(writer, "_move", move)
     quantize(directory, clips, method="mse", verify=False)
     assert seen == [("fp32",), ("fp32",)]
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import wave
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from PIL import Image
 import tvlt_deploy
 from tests import truth
 from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle.writer import update_manifest
 from tvlt_deploy.cli import main
 from tvlt_deploy.media import read_clip
 from tvlt_deploy.workflows.retrieve import Ranking, Retrieval
@@ -257,7 +259,7 @@ def test_scores_of_other_clips_windows_or_runtimes_are_never_used(
     assert fresh(backend="torch")
     other = Bundle(copy_of(matching))
     assert not fresh(other)  # the same bundle in another place
-    other.update(lambda manifest: manifest.update(created_by="somebody else"))
+    update_manifest(other, lambda manifest: replace(manifest, created_by="somebody else"))
     assert fresh(other)
     write_sound(few / "sounds" / "clip00.wav", 9)
     assert fresh()

@@ -12,6 +12,8 @@ import pytest
 
 from tvlt_deploy import verify
 from tvlt_deploy.bundle import Bundle
+from tvlt_deploy.bundle.manifest import NOT_RUN
+from tvlt_deploy.bundle.writer import record_verdict, update_manifest
 from tvlt_deploy.errors import EnvironmentLackError, UsageError, VerdictError
 from tvlt_deploy.runtimes import open_runtime
 from tvlt_deploy.runtimes.base import Closing
@@ -105,7 +107,7 @@ def test_a_broken_runtime_misses_exactly_the_right_checks(
         return runtime if backend == "torch" else Broken(runtime, fault)
 
     bundle = Bundle(copy_of(bundle_of(task)))
-    bundle.update(lambda manifest: manifest["variants"].pop())  # one graph is enough
+    update_manifest(bundle, lambda manifest: dataclasses.replace(manifest, variants=manifest.variants[:-1]))  # one graph is enough
     monkeypatch.setattr(parity, "open_runtime", open_broken)
     report = verify(bundle, backends=["onnxruntime"])
     assert not report.passed
@@ -122,8 +124,8 @@ def test_a_broken_runtime_misses_exactly_the_right_checks(
 def test_exported_graphs_keep_every_promise(task: str, bundle_of: Callable[..., Bundle]) -> None:
     bundle = bundle_of(task)
     for variant in bundle.variants:
-        assert variant.parity["verdict"] == "pass"
-        checks = {(row["check"], row["output"]) for row in variant.parity["rows"]}
+        assert variant.parity.verdict == "pass"
+        checks = {(row.check, row.output) for row in variant.parity.rows}
         for name in TASKS[task].output_names:
             wanted = {"difference", "identical rows", "permuted rows", "batch of one", "same call twice"}
             if task != "masked-reconstruction":
@@ -133,14 +135,14 @@ def test_exported_graphs_keep_every_promise(task: str, bundle_of: Callable[..., 
             if name.endswith("logits") and task.startswith("audio-visual"):
                 wanted |= {"difference / deviation", "label agreement"}
             assert {check for check, output in checks if output == name} == wanted, name
-        worst = {row["check"]: row["value"] for row in variant.parity["rows"]}
+        worst = {row.check: row.value for row in variant.parity.rows}
         assert worst["same call twice"] == 0
 
 
 def test_verdicts_go_into_the_manifest(classification: Bundle, copy_of: Callable[[Bundle], Path]) -> None:
     copy = Bundle(copy_of(classification))
     for variant in copy.variants:
-        copy.record_parity(variant.path, {"verdict": "not run"})
+        record_verdict(copy, variant.path, NOT_RUN)
     lines: list[str] = []
     report = verify(copy.directory, backends=["onnxruntime"], progress=lines.append)
     assert report.passed
@@ -148,7 +150,9 @@ def test_verdicts_go_into_the_manifest(classification: Bundle, copy_of: Callable
     assert lines[0] == "hashing every file"
     assert any(line.startswith("onnxruntime cpu fp32 onnxruntime-cpu 11/11") for line in lines)
     stored = Bundle(copy.directory)
-    assert [variant.parity for variant in stored.variants] == [verdict.to_dict() for verdict in report.verdicts]
+    assert [variant.parity.to_dict() for variant in stored.variants] == [
+        verdict.to_dict() for verdict in report.verdicts
+    ]
     stored.check()
 
 
@@ -156,7 +160,7 @@ def test_a_failed_verdict_is_stored_too(classification: Bundle, copy_of: Callabl
     strict = {**TOLERANCES, "fp32": dataclasses.replace(TOLERANCES["fp32"], relative=0.0)}
     copy = copy_of(classification)
     assert not verify(copy, backends=["onnxruntime"], tolerances=strict).passed
-    assert {variant.parity["verdict"] for variant in Bundle(copy).variants} == {"fail"}
+    assert {variant.parity.verdict for variant in Bundle(copy).variants} == {"fail"}
 
 
 def test_torch_in_bf16_is_verified_against_fp32(features: Bundle, copy_of: Callable[[Bundle], Path]) -> None:
@@ -175,7 +179,7 @@ def test_torch_in_bf16_is_verified_against_fp32(features: Bundle, copy_of: Calla
 
 def test_what_cannot_be_verified_is_refused_before_any_work(classification: Bundle) -> None:
     lines: list[str] = []
-    with pytest.raises(UsageError, match=r"holds no fp16 graph in the standard form; it holds fp32"):
+    with pytest.raises(UsageError, match=r"has no fp16 graph in the standard form; it has fp32"):
         verify(classification, precisions=["fp16"], progress=lines.append)
     with pytest.raises(EnvironmentLackError, match="torch on cpu does not run fp16"):
         verify(classification, backends=["torch"], precisions=["fp16"], progress=lines.append)

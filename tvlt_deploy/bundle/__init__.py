@@ -1,6 +1,6 @@
-"""The bundle: a directory that says what it is, what each file must hash to, and how exact each graph is."""
+"""Bundles: directories of graphs with a manifest that states every file's hash and every graph's verdict."""
 
 from tvlt_deploy.bundle.bundle import Bundle, BundleLike, is_bundle, open_bundle
-from tvlt_deploy.bundle.manifest import Engine, Variant
+from tvlt_deploy.bundle.manifest import Engine, Manifest, Variant
 
-__all__ = ["Bundle", "BundleLike", "Engine", "Variant", "is_bundle", "open_bundle"]
+__all__ = ["Bundle", "BundleLike", "Engine", "Manifest", "Variant", "is_bundle", "open_bundle"]

@@ -1,4 +1,4 @@
-"""Files made from exactly one bundle, in the cache of the user."""
+"""Files derived from one bundle, in the user's cache."""
 
 from __future__ import annotations
 
@@ -9,5 +9,16 @@ from tvlt_deploy.bundle.bundle import Bundle
 
 
 def bundle_cache(bundle: Bundle, *parts: str) -> Path:
-    """A directory for what was made from exactly this bundle: another manifest, another directory."""
+    """A directory for files derived from a bundle.
+
+    Args:
+        bundle: The bundle. Its manifest's SHA-256 names the directory: another manifest has another one.
+        parts: Names of the subdirectories, from the outermost on.
+
+    Returns:
+        The directory's path; it is created if it does not exist.
+
+    Raises:
+        OSError: The directory cannot be created.
+    """
     return user_cache("bundles", bundle.digest, *parts)

@@ -1,4 +1,4 @@
-"""The pre-processing that a bundle holds."""
+"""The pre-processing of a bundle."""
 
 from __future__ import annotations
 
@@ -9,8 +9,18 @@ from tvlt_deploy.processors.recipe import read_recipe, recipe_file
 
 
 def processor_of(bundle: Bundle) -> Processor | None:
-    """A bundle's pre-processing, hashed before it is read; None where no processor makes what its model takes."""
-    file = recipe_file(bundle.directory, bundle.manifest["files"])
+    """A bundle's pre-processing; its file is hashed before it is read.
+
+    Args:
+        bundle: The bundle.
+
+    Returns:
+        The processor, or None if the bundle has none.
+
+    Raises:
+        FileRefusedError: The bundle lists two kinds of pre-processing, or the file is altered or broken.
+    """
+    file = recipe_file(bundle.directory, bundle.manifest.files)
     if file is None:
         return None
     bundle.check([file.name, CONFIG_FILE])

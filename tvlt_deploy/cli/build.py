@@ -67,6 +67,6 @@ def command(
     )
     progress.hide()
     if as_json:
-        print_json(built.to_dict(opened.manifest["files"]))
+        print_json(built.to_dict(opened.manifest.files))
     else:
         show_engines((built,), opened)

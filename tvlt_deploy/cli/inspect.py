@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,7 +17,7 @@ from tvlt_deploy.tasks import RAW_INPUTS
 
 if TYPE_CHECKING:
     from tvlt_deploy.bundle import Bundle
-    from tvlt_deploy.bundle.manifest import Engine
+    from tvlt_deploy.bundle.manifest import Engine, StoredCheck
 
 
 @define("Show the contents of a bundle.")
@@ -36,38 +36,36 @@ def command(bundle: Path, as_json: bool, progress: ProgressDisplay) -> None:
 def show_bundle(bundle: Bundle, as_json: bool) -> None:
     """Print a bundle's task, inputs, outputs, graphs and engines, or its manifest as JSON."""
     if as_json:
-        print_json({"bundle": str(bundle.directory), "sha256": bundle.digest, **bundle.manifest})
+        print_json({"bundle": str(bundle.directory), "sha256": bundle.digest, **bundle.manifest.to_dict()})
         return
-    config, files = bundle.config, bundle.manifest["files"]
+    config, manifest = bundle.config, bundle.manifest
     click.echo(f"bundle   {bundle.directory}")
     click.echo(f"task     {bundle.task.name}")
-    if origin := bundle.manifest.get("original"):
-        click.echo(f"weights  of the authors' code: {', '.join(name for name in origin.values() if name)}")
+    if origin := manifest.original:
+        click.echo(f"weights  of the authors' code: {', '.join(name for name in (origin.kind, origin.head) if name)}")
     click.echo(
         f"accepts  1 to {config.num_frames} frames of {config.image_shape[0]}x{config.image_shape[1]}, "
         f"up to {config.spectrogram_length} rows of sound"
     )
-    for kind in ("inputs", "outputs"):
-        for name, spec in bundle.manifest[kind].items():
-            shape = ", ".join(str(axis) for axis in spec["shape"])
-            click.echo(f"{kind[:-1]:8s} {name} {spec['dtype']} ({shape})")
+    for kind, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
+        for name, spec in specs.items():
+            click.echo(f"{kind:8s} {name} {spec.dtype} ({', '.join(str(axis) for axis in spec.shape)})")
     if any(variant.form == FUSED_FORM for variant in bundle.variants):
         for name, raw in RAW_INPUTS.items():
             click.echo(f"fused    {name} {raw.dtype} ({', '.join(str(axis) for axis in raw.shape)})")
     if bundle.task.labelled:
-        labels = list((config.id2label or {}).values())
+        labels = manifest.labels or ()
         click.echo(f"labels   {', '.join(labels[:10])}{f', {len(labels) - 10} more' if len(labels) > 10 else ''}")
-        click.echo(f"scores   {bundle.task.activation(config)}")
-    click.echo(f"files    {len(files)}, {sum(file['size'] for file in files.values()) / 1e6:.1f} MB")
-    calibration = bundle.manifest.get("calibration")
-    if calibration is not None:
-        how = calibration["method"] + (" with SmoothQuant" if calibration["smooth"] is not None else "")
-        click.echo(f"calibrated {' and '.join(calibration['precisions'])}: {how} on {calibration['distinct']} clips")
+        click.echo(f"scores   {manifest.activation}")
+    click.echo(f"files    {len(manifest.files)}, {sum(file.size for file in manifest.files.values()) / 1e6:.1f} MB")
+    if calibration := manifest.calibration:
+        how = calibration.method + (" with SmoothQuant" if calibration.smooth is not None else "")
+        click.echo(f"calibrated {' and '.join(calibration.precisions)}: {how} on {calibration.distinct} clips")
     print_table(
         "graphs",
         ("precision", "form", "path", "opset", "verdict", "worst value and its limit"),
         (
-            (v.precision, v.form, v.path, str(v.opset), v.parity["verdict"], _worst(v.parity.get("rows", ())))
+            (v.precision, v.form, v.path, str(v.opset), v.parity.verdict, _worst(v.parity.rows))
             for v in bundle.variants
         ),
     )
@@ -77,28 +75,28 @@ def show_bundle(bundle: Bundle, as_json: bool) -> None:
 def show_engines(engines: Iterable[Engine], bundle: Bundle) -> None:
     """Print engines with their sizes, types and verdict."""
     for engine in engines:
-        receipt, file = engine.receipt, bundle.manifest["files"][engine.path]
-        products = ", ".join(f"{count} {kind}" for kind, count in receipt["gemm_types"].items())
-        click.echo(f"engine   {engine.path}, {file['size'] / 1e6:.1f} MB, SHA-256 {file['sha256']}")
+        receipt, file = engine.receipt, bundle.manifest.files[engine.path]
+        products = ", ".join(f"{count} {kind}" for kind, count in receipt.gemm_types.items())
+        click.echo(f"engine   {engine.path}, {file.size / 1e6:.1f} MB, SHA-256 {file.sha256}")
         click.echo(f"  needs     {engine.engine} {engine.version} on {engine.os}, {engine.target}")
         for profile in engine.profiles:
-            sizes = ", ".join(f"{name} {':'.join(map(str, span))}" for name, span in profile.items())
+            sizes = ", ".join(f"{name} {':'.join(map(str, span))}" for name, span in vars(profile).items())
             click.echo(f"  accepts   {sizes}")
         click.echo(
-            f"  attention {receipt['fused_attention']} of {receipt['attention_blocks']} blocks fused; "
-            f"products {products}; {receipt['scratch_bytes'] / 1e6:.0f} MB of scratch memory"
+            f"  attention {receipt.fused_attention} of {receipt.attention_blocks} blocks fused; "
+            f"products {products}; {receipt.scratch_bytes / 1e6:.0f} MB of scratch memory"
         )
-        click.echo(f"  verdict   {engine.verdict['verdict']}")
+        click.echo(f"  verdict   {engine.verdict.verdict}")
 
 
-def _worst(rows: Iterable[dict[str, Any]]) -> str:
+def _worst(checks: Iterable[StoredCheck]) -> str:
     """The value that is closest to its limit, or furthest beyond it."""
 
-    def share(row: dict[str, Any]) -> float:
-        value, limit = float(row["value"]), row["limit"]
-        if row["at_least"]:
+    def share(check: StoredCheck) -> float:
+        value, limit = check.value, check.limit
+        if check.at_least:
             return (1 - value) / (1 - limit) if limit < 1 else float(value < limit) * 2
         return value / limit if limit else float(value > 0) * 2
 
-    ranked = sorted(rows, key=share, reverse=True)
-    return f"{ranked[0]['check']} {float(ranked[0]['value']):.2g} of {ranked[0]['limit']:.2g}" if ranked else ""
+    ranked = sorted(checks, key=share, reverse=True)
+    return f"{ranked[0].check} {ranked[0].value:.2g} of {ranked[0].limit:.2g}" if ranked else ""

@@ -20,7 +20,8 @@ from tvlt_deploy.processors.serialization import Part, patch_pair, positive_int
 
 logger = logging.getLogger(__name__)
 
-_MOST_PIXELS = 1 << 27  # of one resized frame: a sliver blown up to a short edge of 224 would fill the memory
+MAX_RESIZED_PIXELS = 1 << 27
+"""Pixels of one resized frame: a very long one, resized to a short edge of 224, would fill the memory."""
 
 
 class TvltImageProcessor(Part):
@@ -211,9 +212,10 @@ class TvltImageProcessor(Part):
             return self.size["height"], self.size["width"]
         (height, width), short = size, self.size["shortest_edge"]
         target = (int(short * height / width), short) if width <= height else (short, int(short * width / height))
-        if target[0] * target[1] > _MOST_PIXELS:
+        if target[0] * target[1] > MAX_RESIZED_PIXELS:
             raise InputError(
-                f"a frame of {height}x{width} resizes to {target[0]}x{target[1]}, more than {_MOST_PIXELS} pixels",
+                f"a frame of {height}x{width} resizes to {target[0]}x{target[1]}, "
+                f"more than {MAX_RESIZED_PIXELS} pixels",
                 hint="crop it to a less extreme shape first",
             )
         return target

@@ -12,7 +12,8 @@ from tvlt_deploy.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-_LOUDEST = 64.0  # no floating-point sound within [-1, 1] by convention gets here; integer samples as floats do
+MAX_AMPLITUDE = 64
+"""Absolute value of a floating-point sample: sound within [-1, 1] never exceeds it, integer samples as floats do."""
 
 # Full scale and the value of silence for each PCM sample type.
 _PCM: dict[str, tuple[float, float]] = {
@@ -81,7 +82,7 @@ def read_waveform(waveform: Any, name: str, least: int, sampling_rate: int) -> N
     peak = max(float(wave.max()), -float(wave.min()))
     if not np.isfinite(peak):
         raise InputError(f"{name} holds NaN or infinite samples; wanted finite numbers")
-    if peak > _LOUDEST:
+    if peak > MAX_AMPLITUDE:
         raise InputError(
             f"{name} reaches {peak:g}; wanted floats within [-1, 1]", hint="divide 16-bit samples by 32768"
         )

@@ -209,7 +209,7 @@ class TensorRtRuntime(Closing):
         self.backend, self.device, self.precision = record.engine, device, record.precision
         self.path = record.path
         self.inputs, self.outputs = self.task.inputs(self.config), self.task.outputs(self.config)
-        self.profiles = tuple(Profile.from_dict(profile) for profile in record.profiles)
+        self.profiles = tuple(Profile.from_entry(profile) for profile in record.profiles)
         self._engine, self._cuda, self._cuda_graphs = engine, cuda, cuda_graphs
         self._configure, self._finish = configure, finish
         self._lanes: dict[threading.Thread, _Lane] = {}
@@ -358,7 +358,7 @@ def load(
         )
     if not hasattr(library.IRuntimeConfig, "create_runtime_cache"):
         return TensorRtRuntime(bundle, record, engine, cuda, device, cuda_graphs=cuda_graphs)
-    digest = bundle.manifest["files"][record.path]["sha256"]
+    digest = bundle.manifest.files[record.path].sha256
     name = f"{digest}-sm{cuda.capability}-{record.version}-cuda{cuda.version}.bin"
     kernels = _KernelCache(library, engine, user_cache("kernels") / name, cuda_graphs)
     return TensorRtRuntime(

@@ -20,6 +20,7 @@ from tvlt_deploy.bundle import Bundle, BundleLike, open_bundle
 from tvlt_deploy.bundle.manifest import FP16_TWIN_FORM, NOT_RUN, STANDARD_FORM, Engine, Variant
 from tvlt_deploy.bundle.preprocessing import processor_of
 from tvlt_deploy.bundle.trust import trust
+from tvlt_deploy.bundle.writer import add_engine
 from tvlt_deploy.errors import EnvironmentLackError, UsageError, VerdictError
 from tvlt_deploy.processors import TvltFeatureExtractor
 from tvlt_deploy.tasks import PRECISIONS
@@ -106,14 +107,14 @@ def build(
         os=operating_system(),
         precision=precision,
         path=f"{precision}/{name}",
-        source=opened.manifest["files"][variant.path]["sha256"],
-        profiles=tuple(profile.to_dict() for profile in chosen),
-        receipt=receipt.to_dict(),
+        source=opened.manifest.files[variant.path].sha256,
+        profiles=tuple(profile.to_entry() for profile in chosen),
+        receipt=receipt,
         verdict=NOT_RUN,
     )
     progress(f"adding {made.path}")
-    opened.add_engine(made, content)
-    trust(opened.manifest["files"][made.path]["sha256"])
+    add_engine(opened, made, content)
+    trust(opened.manifest.files[made.path].sha256)
     return made
 
 

@@ -13,15 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tvlt_deploy._internal.typed_json import encode
+from tvlt_deploy.bundle.manifest import EngineProfile, Range
 from tvlt_deploy.config import TvltConfig
-from tvlt_deploy.errors import BundleError, UsageError
+from tvlt_deploy.errors import UsageError
 from tvlt_deploy.tasks import AUDIO_PATCHES, BATCH, FRAMES, PIXEL_PATCHES, ROWS, TOKENS, Axis, Task, token_counts
 
 SECONDS = "seconds"
 EXAMPLE = "batch=1:1:4,frames=1:4:8,seconds=1:10:23.7"
-
-Range = tuple[int, int, int]
-"""(least, the one to be fastest at, most)."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +52,14 @@ class Profile:
         pairs = zip((batch, frames, rows), (self.batch, self.frames, self.rows), strict=True)
         return sum(abs(math.log(size / best)) for size, (_, best, _) in pairs)
 
-    def to_dict(self) -> dict[str, list[int]]:
-        """For the manifest."""
-        return {BATCH: list(self.batch), FRAMES: list(self.frames), ROWS: list(self.rows)}
+    def to_entry(self) -> EngineProfile:
+        """The entry of the manifest."""
+        return EngineProfile(self.batch, self.frames, self.rows)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Profile:
-        """The inverse of `to_dict`. Raises `BundleError` for anything else."""
-        ranges = [values.get(name) for name in (BATCH, FRAMES, ROWS)]
-        if not all(isinstance(x, list) and len(x) == 3 and all(type(size) is int for size in x) for x in ranges):
-            raise BundleError(f"an engine's profile is {dict(values)!r}", hint="build the engine again")
-        return cls(*(tuple(x) for x in ranges))  # type: ignore[arg-type, union-attr]
+    def from_entry(cls, entry: EngineProfile) -> Profile:
+        """The profile of an entry of the manifest."""
+        return cls(entry.batch, entry.frames, entry.rows)
 
     def __str__(self) -> str:
         pairs = ((BATCH, self.batch), (FRAMES, self.frames), (ROWS, self.rows))
@@ -90,7 +86,7 @@ def shape_of(axes: Sequence[Axis], sizes: Mapping[str, int]) -> tuple[int, ...]:
 
 def profile_hash(profiles: Sequence[Profile]) -> str:
     """Eight hexadecimal digits that name a list of profiles."""
-    text = json.dumps([profile.to_dict() for profile in profiles])
+    text = json.dumps([encode(profile.to_entry()) for profile in profiles])
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

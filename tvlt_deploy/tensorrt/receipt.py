@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
+from tvlt_deploy.bundle.receipts import EngineReceipt
 from tvlt_deploy.errors import VerdictError
 
 COMPUTES = {"fp32": "Float", "fp16": "Half", "bf16": "BFloat16", "int8": "Int8", "fp8": "FP8"}
@@ -49,29 +49,6 @@ class Layer:
         return self.name.count("+") + 1
 
 
-@dataclass(frozen=True)
-class Receipt:
-    """What an engine is.
-
-    fused_attention: attention blocks that are one kernel (in the mean of the profiles, rounded down), of
-    attention_blocks. gemm_types: matrix products by the type they read. quantized_products: MatMuls done in int8 or
-    fp8, counted like attention, of quantized_expected. scratch_bytes: working memory for the largest shapes.
-    kernels: how many there are. `gemm_types` and `kernels` are those of all profiles.
-    """
-
-    fused_attention: int
-    attention_blocks: int
-    gemm_types: Mapping[str, int]
-    quantized_products: int
-    quantized_expected: int
-    scratch_bytes: int
-    kernels: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """For the manifest."""
-        return asdict(self)
-
-
 def read_layers(messages: Iterable[str]) -> list[Layer]:
     """The kernels of an engine from the messages of its build."""
     layers = []
@@ -84,7 +61,7 @@ def read_layers(messages: Iterable[str]) -> list[Layer]:
 
 def read_receipt(
     messages: Sequence[str], precision: str, attention_blocks: int, quantized: int, profiles: int = 1
-) -> Receipt:
+) -> EngineReceipt:
     """The receipt of a build.
 
     attention_blocks, quantized: how many attention blocks and quantized MatMuls the graph has. profiles: of the
@@ -98,7 +75,7 @@ def read_receipt(
         )
     products = [layer for layer in layers if layer.is_product]
     done = sum(layer.products for layer in products if layer.inputs[:1] == (COMPUTES[precision],))
-    return Receipt(
+    return EngineReceipt(
         fused_attention=sum(layer.is_attention for layer in layers) // profiles,
         attention_blocks=attention_blocks,
         gemm_types=dict(sorted(Counter(layer.inputs[0] for layer in products if layer.inputs).items())),
@@ -109,7 +86,7 @@ def read_receipt(
     )
 
 
-def check_receipt(receipt: Receipt, precision: str, allow_unfused: bool) -> None:
+def check_receipt(receipt: EngineReceipt, precision: str, allow_unfused: bool) -> None:
     """Raise `VerdictError` when an engine does not compute in the precision asked for or its attention is not fused."""
     found = ", ".join(f"{count} {kind}" for kind, count in receipt.gemm_types.items()) or "none"
     wanted = COMPUTES[precision]

@@ -12,8 +12,10 @@ from typing import Any
 from tvlt_deploy._internal.atomic import staged_directory
 from tvlt_deploy._internal.progress import Progress, silent
 from tvlt_deploy.bundle import Bundle, is_bundle
+from tvlt_deploy.bundle.changes import without_files
 from tvlt_deploy.bundle.manifest import GRAPH_FILES, NOT_RUN, ONNXRUNTIME_CPU_FORM, STANDARD_FORM, WEIGHTS_FILE, Variant
-from tvlt_deploy.bundle.writer import write_manifest
+from tvlt_deploy.bundle.receipts import ExportReceipts
+from tvlt_deploy.bundle.writer import update_manifest, write_manifest
 from tvlt_deploy.config import CONFIG_FILE, TvltConfig
 from tvlt_deploy.errors import ConfigError, EnvironmentLackError, UsageError
 from tvlt_deploy.media import SAMPLING_RATE
@@ -171,14 +173,14 @@ def export(
         for form, attention in forms.items():
             progress(f"tracing the fp32 graph, {form} form")
             traced[form] = onnx.build_graph(model, chosen, attention, opset)
-        receipts = {
-            "skipped_keys": list(model.skipped_keys),
-            "versions": {
+        receipts = ExportReceipts(
+            skipped_keys=tuple(model.skipped_keys),
+            versions={
                 "python": platform.python_version(),
                 "torch": torch.__version__,
                 "onnx": onnx_package.__version__,
             },
-        }
+        )
         variants = []
         for name in dict.fromkeys(precisions):
             progress(f"writing the {name} graphs and weights")
@@ -197,5 +199,5 @@ def export(
             report.raise_on_failure("no bundle is left; with --no-verify it stays, and tvlt-deploy verify tells all")
         if not weights:
             (stage / WEIGHTS_FILE).unlink()
-            Bundle(stage).update(lambda manifest: manifest["files"].pop(WEIGHTS_FILE))
+            update_manifest(Bundle(stage), lambda manifest: without_files(manifest, WEIGHTS_FILE))
     return Bundle(target)

@@ -6,7 +6,7 @@ from tvlt_deploy._internal.progress import Progress, silent
 from tvlt_deploy.bundle import Bundle, BundleLike, open_bundle
 from tvlt_deploy.bundle.manifest import STANDARD_FORM, WEIGHTS_FILE
 from tvlt_deploy.bundle.preprocessing import processor_of
-from tvlt_deploy.bundle.writer import write_manifest
+from tvlt_deploy.bundle.writer import replace_graphs, staging, write_manifest
 from tvlt_deploy.config import CONFIG_FILE
 from tvlt_deploy.errors import EnvironmentLackError, UsageError
 from tvlt_deploy.processors import OriginalProcessor, TvltProcessor
@@ -50,13 +50,13 @@ def fuse(
             hint="add it with --no-verify, or export again without --no-weights",
         )
     opened.check(source.files)
-    with opened.staging((CONFIG_FILE, PREPROCESSOR_FILE, *([WEIGHTS_FILE] if verify else []))) as stage:
+    with staging(opened, (CONFIG_FILE, PREPROCESSOR_FILE, *([WEIGHTS_FILE] if verify else []))) as stage:
         progress("writing the fused graph")
         variant = write_fused(opened.path(source.path), stage, opened.task, opened.config, processor, source.opset)
-        write_manifest(stage, opened.task, opened.config, [variant], {})
+        write_manifest(stage, opened.task, opened.config, [variant])
         if verify:
             run_verify(stage, backends=(DEFAULT_BACKEND,), threads=threads, progress=progress).raise_on_failure()
-        opened.replace_graphs(Bundle(stage), (DIRECTORY,))
+        replace_graphs(opened, Bundle(stage), (DIRECTORY,))
     return opened
 
 

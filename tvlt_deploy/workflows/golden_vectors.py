@@ -164,7 +164,7 @@ def write_vectors(
 def _source(bundle: Bundle) -> dict[str, str]:
     """SHA-256 of what the vectors depend on."""
     names = (CONFIG_FILE, PREPROCESSOR_FILE, *bundle.variant("fp32", ONNXRUNTIME_CPU_FORM).files)
-    return {name: bundle.manifest["files"][name]["sha256"] for name in names if name in bundle.manifest["files"]}
+    return {name: bundle.manifest.files[name].sha256 for name in names if name in bundle.manifest.files}
 
 
 def _stages(bundle: Bundle) -> tuple[Stage, ...]:

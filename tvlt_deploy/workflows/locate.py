@@ -184,7 +184,8 @@ def _variants(bundle: Bundle, precisions: Sequence[str] | None) -> Iterator[Vari
 def _exact(bundle: Bundle, variant: Variant, form: str = STANDARD_FORM) -> Graph:
     """The fp32 graph to compare a graph with, smoothed if that one is."""
     exact = Graph.load(bundle, bundle.variant("fp32", form))
-    if variant.precision == "int8" and bundle.manifest["calibration"]["smooth"] is not None:
+    calibration = bundle.manifest.calibration
+    if variant.precision == "int8" and calibration is not None and calibration.smooth is not None:
         smooth_alike(exact.model.graph, Graph.load(bundle, variant).model.graph)
     return exact
 

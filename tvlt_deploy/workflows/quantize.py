@@ -26,7 +26,8 @@ from tvlt_deploy.bundle.manifest import (
     WEIGHTS_FILE,
     Variant,
 )
-from tvlt_deploy.bundle.writer import write_manifest
+from tvlt_deploy.bundle.receipts import Calibration, ClipShape, Evaluation, ValueRange
+from tvlt_deploy.bundle.writer import replace_graphs, staging, write_manifest
 from tvlt_deploy.config import CONFIG_FILE
 from tvlt_deploy.errors import BundleError, EnvironmentLackError, UsageError
 from tvlt_deploy.inference.pipeline import Pipeline, load
@@ -99,13 +100,13 @@ class _Calibration:
     layers: set[str]
     observers: Mapping[str, Observer]
     smoothed: Mapping[str, torch.Tensor]
-    receipt: dict[str, Any]
+    receipt: Calibration
 
     def limits(self, precision: str) -> dict[str, float]:
         """Max input magnitude of each layer to quantize, by all its names."""
-        key = "largest" if precision == "fp8" else "limit"
+        ranges = self.receipt.ranges
         return {
-            alias: self.receipt["ranges"][name][key]
+            alias: ranges[name].largest if precision == "fp8" else ranges[name].limit
             for name, observer in self.observers.items()
             for reader in observer.readers
             if reader in self.layers
@@ -177,14 +178,14 @@ def quantize(
             f"{opened.directory} was exported without weights, which calibration needs",
             hint="export again without --no-weights",
         )
-    with opened.staging((CONFIG_FILE, WEIGHTS_FILE)) as stage:
+    with staging(opened, (CONFIG_FILE, WEIGHTS_FILE)) as stage:
         calibration = _calibrate(opened, clips, evaluation, settings, progress)
         variants: list[Variant] = []
         distinct = list(dict.fromkeys(precisions))
         for index, precision in enumerate(distinct):
             progress(Step(f"writing the {precision} graphs", index, len(distinct)))
             variants += _write(opened, stage, precision, calibration)
-        write_manifest(stage, opened.task, opened.config, variants, {})
+        write_manifest(stage, opened.task, opened.config, variants)
         if verify and "int8" in precisions:
             report = run_verify(
                 stage, backends=(DEFAULT_BACKEND,), precisions=("int8",), threads=threads, progress=progress
@@ -193,7 +194,7 @@ def quantize(
                 "try more clips, --smooth or another --method; or add the graphs with --no-verify, find the layers "
                 "with the largest errors with tvlt-deploy verify --precision int8 --locate, and --keep those"
             )
-        opened.replace_graphs(Bundle(stage), QUANTIZED, {"calibration": calibration.receipt})
+        replace_graphs(opened, Bundle(stage), QUANTIZED, calibration.receipt)
     return opened
 
 
@@ -246,19 +247,20 @@ def _calibrate(
         evaluated = None
         if evaluation is not None:
             evaluated = ClipReader(evaluation, runtime, pipeline, None, settings.max_unreadable)
-        receipt = {
-            "precisions": list(settings.precisions),
-            **_clips_receipt(reader, evaluated, progress),
-            "method": settings.method,
-            "percentile": settings.percentile if settings.method == "percentile" else None,
-            "smooth": settings.alpha if settings.smooth else None,
-            "kept": [name for name in names if name not in layers],
-        }
+        clips_receipt = _clips_receipt(reader, evaluated, progress)
     limit = METHODS[settings.method]
-    receipt["ranges"] = {
-        name: {"largest": observer.histogram.largest, "limit": limit(observer.histogram, settings.percentile)}
-        for name, observer in observers.items()
-    }
+    receipt = Calibration(
+        precisions=tuple(settings.precisions),
+        **clips_receipt,
+        method=settings.method,
+        percentile=settings.percentile if settings.method == "percentile" else None,
+        smooth=settings.alpha if settings.smooth else None,
+        kept=tuple(name for name in names if name not in layers),
+        ranges={
+            name: ValueRange(observer.histogram.largest, limit(observer.histogram, settings.percentile))
+            for name, observer in observers.items()
+        },
+    )
     return _Calibration(names, layers, observers, smoothed, receipt)
 
 
@@ -300,24 +302,22 @@ def observe(
 
 
 def _clips_receipt(reader: ClipReader, evaluated: ClipReader | None, progress: Progress) -> dict[str, Any]:
-    seen = reader.seen
-    receipt: dict[str, Any] = {
-        "clips": seen.clips,
-        "distinct": len(seen.sha256),
-        "sha256": seen.sha256,
-        "shapes": [
-            {"frames": frames, "rows": rows, "clips": clips} for (frames, rows), clips in sorted(seen.shapes.items())
-        ],
-        "unreadable": seen.unreadable,
-        "evaluation": None,
-    }
+    """The fields of `Calibration` that describe the clips."""
+    seen, evaluation = reader.seen, None
     if evaluated is not None:
         progress("reading the evaluation clips")
         for _ in evaluated:
             pass
         shared = len(set(seen.sha256) & set(evaluated.seen.sha256))
-        receipt["evaluation"] = {"distinct": len(evaluated.seen.sha256), "shared": shared, "disjoint": shared == 0}
-    return receipt
+        evaluation = Evaluation(len(evaluated.seen.sha256), shared, disjoint=shared == 0)
+    return {
+        "clips": seen.clips,
+        "distinct": len(seen.sha256),
+        "sha256": tuple(seen.sha256),
+        "shapes": tuple(ClipShape(*shape, clips) for shape, clips in sorted(seen.shapes.items())),
+        "unreadable": seen.unreadable,
+        "evaluation": evaluation,
+    }
 
 
 # Files ---------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ import numpy as np
 
 from tvlt_deploy._internal.progress import Progress, counted, silent
 from tvlt_deploy.bundle import Bundle, BundleLike, open_bundle
-from tvlt_deploy.bundle.manifest import FUSED_FORM, NOT_RUN
+from tvlt_deploy.bundle.manifest import FUSED_FORM, StoredVerdict
+from tvlt_deploy.bundle.writer import record_verdict
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import EnvironmentLackError, UsageError
 from tvlt_deploy.inference.pipeline import Pipeline
@@ -186,7 +187,7 @@ def _bf16_targets(bundle: Bundle, progress: Progress) -> Iterator[_Target]:
         except EnvironmentLackError as error:
             progress(f"bf16 graph not run: {error}")
             if os.access(bundle.directory, os.W_OK):
-                bundle.record_parity(variant.path, {**NOT_RUN, "reason": str(error)})
+                record_verdict(bundle, variant.path, StoredVerdict("not run", reason=str(error)))
         else:
             yield _Target("openvino", "cpu", "bf16", variant.form, variant.path, {"graph": "bf16"})
 
@@ -323,4 +324,4 @@ def _record(bundle: Bundle, verdict: Verdict) -> None:
     """Write the verdict of a CPU graph or of an engine into the manifest, if the bundle is writable."""
     kept = verdict.device == "cpu" or verdict.backend in ENGINE_BACKENDS
     if verdict.path is not None and kept and os.access(bundle.directory, os.W_OK):
-        bundle.record_parity(verdict.path, verdict.to_dict())
+        record_verdict(bundle, verdict.path, StoredVerdict.from_dict(verdict.to_dict()))
