@@ -10,7 +10,6 @@ from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.tasks import Task
 
 MATCHING = "audio-visual-matching"
-MATCH, MISMATCH = "match", "mismatch"
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,7 @@ def has_labels(task: Task) -> bool:
 
 def label_names(task: Task, config: TvltConfig) -> tuple[str, ...]:
     """The labels of a task, in the order of `Answer.scores`; empty for a task without labels."""
-    if not has_labels(task):
-        return ()
-    return (MATCH, MISMATCH) if task.name == MATCHING else tuple((config.id2label or {}).values())
+    return task.labels(config) or ()
 
 
 def answers_of(task: Task, config: TvltConfig, logits: np.ndarray) -> list[Answer]:
