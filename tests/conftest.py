@@ -30,6 +30,25 @@ cosine."""
 FORMS = (STANDARD_FORM, ONNXRUNTIME_CPU_FORM)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def manifests_follow_the_schema() -> Iterator[None]:
+    """Every manifest that a test writes is valid by the JSON Schema that ships."""
+    import jsonschema
+
+    from tests.bundle.field_lists import schema
+    from tvlt_deploy._internal.atomic import write_json
+
+    validator = jsonschema.Draft202012Validator(schema())
+
+    def write_valid(path: Path, values: Any) -> None:
+        validator.validate(json.loads(json.dumps(values)))
+        write_json(path, values)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tvlt_deploy.bundle.writer.write_json", write_valid)
+        yield
+
+
 @pytest.fixture(scope="session")
 def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """(architecture, configuration changes) -> a directory that transformers wrote, every parameter random."""

@@ -52,9 +52,9 @@ Size = Annotated[int, Rule(lambda number: number >= 1, "an integer of at least 1
 def decode(kind: Any, value: Any, place: str = "") -> Any:
     """Check a JSON value against a type and convert it.
 
-    An object becomes the dataclass or a dict, a list becomes a tuple. Fields with a default may be missing; a field
-    that the dataclass does not have is an error, except those named in its class variable `WRITTEN_ONLY`. A `float`
-    may also be written as `"inf"`, `"-inf"` or `"nan"`.
+    An object becomes the dataclass or a dict, a list becomes a tuple. Fields with a default may be missing; fields
+    that the dataclass does not have are ignored, after a check of those in its class variable `WRITTEN_ONLY`. A
+    `float` may also be written as `"inf"`, `"-inf"` or `"nan"`.
 
     Args:
         kind: A dataclass, `str`, `int`, `float`, `bool`, `None`, a union of these, `tuple[X, ...]`, `tuple[X, Y]`,
@@ -66,7 +66,7 @@ def decode(kind: Any, value: Any, place: str = "") -> Any:
         The value as `kind`.
 
     Raises:
-        FieldError: The value or one inside it has the wrong type, breaks a rule, is missing or is not known.
+        FieldError: The value or one inside it has the wrong type, breaks a rule or is missing.
     """
     if dataclasses.is_dataclass(kind):
         return _object(kind, value, place)
@@ -143,9 +143,6 @@ def _object(kind: Any, value: Any, place: str) -> Any:
     for name, (hint, required) in known.items():
         if required and name not in value:
             raise FieldError(inside(name), "is missing", _name(hint))
-    for name in value:
-        if name not in known:
-            raise FieldError(inside(name), "is not known", f"only {', '.join(known)}")
     decoded = {name: decode(hint, value[name], inside(name)) for name, (hint, _) in known.items() if name in value}
     return kind(**{item.name: decoded[item.name] for item in dataclasses.fields(kind) if item.name in decoded})
 

@@ -302,7 +302,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, content: bytes, name: str) -> Self:
-        """Parse and check a manifest.
+        """Parse and check a manifest. Fields that this release does not know are ignored.
 
         Args:
             content: The bytes of the file.
@@ -312,8 +312,8 @@ class Manifest:
             The manifest.
 
         Raises:
-            BundleError: The content is not JSON, has another schema version, a field is missing, unknown or of the
-                wrong type, or a path leaves the bundle or has no hash.
+            BundleError: The content is not JSON, has another schema version, a field is missing or has the wrong type,
+                or a path leaves the bundle or has no hash.
         """
         try:
             values = json.loads(content)
