@@ -107,7 +107,9 @@ def test_a_broken_runtime_misses_exactly_the_right_checks(
         return runtime if backend == "torch" else Broken(runtime, fault)
 
     bundle = Bundle(copy_of(bundle_of(task)))
-    update_manifest(bundle, lambda manifest: dataclasses.replace(manifest, variants=manifest.variants[:-1]))  # one graph is enough
+    update_manifest(
+        bundle, lambda manifest: dataclasses.replace(manifest, variants=manifest.variants[:-1])
+    )  # one graph is enough
     monkeypatch.setattr(parity, "open_runtime", open_broken)
     report = verify(bundle, backends=["onnxruntime"])
     assert not report.passed
