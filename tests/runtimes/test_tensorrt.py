@@ -336,9 +336,7 @@ def test_the_engine_that_fits_is_found_among_others(bundle: Bundle, machine: Mac
 
 
 def test_an_engine_is_built_first(bundle: Bundle, machine: Machine) -> None:
-    with pytest.raises(
-        UsageError, match=r"holds no tensorrt engine in fp16; it holds none \(tvlt-deploy build .*fp16\)"
-    ):
+    with pytest.raises(UsageError, match=r"has no tensorrt engine in fp16; it has none \(tvlt-deploy build .*fp16\)"):
         machine.open(bundle)
 
 
@@ -390,7 +388,7 @@ def test_without_a_gpu_the_driver_is_named(bundle: Bundle) -> None:
     made = record("fp16/rtx.engine", engine="tensorrt-rtx", version=library.__version__)
     add_engine(bundle, made, CONTENT)
     with pytest.raises(
-        EnvironmentLackError, match=r"no CUDA device can be used: .* \(check the driver with nvidia-smi"
+        EnvironmentLackError, match=r"no CUDA device is available: .* \(check the driver with nvidia-smi"
     ):
         open_runtime(bundle, "tensorrt-rtx", "cuda", "fp16")
 
@@ -406,7 +404,7 @@ def test_a_library_that_is_missing_is_named(bundle: Bundle, monkeypatch: pytest.
         open_runtime(bundle, "tensorrt", "cuda", "fp16")
     old = SimpleNamespace(__version__="10.3")
     monkeypatch.setitem(sys.modules, "tensorrt", old)
-    with pytest.raises(EnvironmentLackError, match=r"tensorrt 10\.3 has no IRuntimeConfig \(wanted: tensorrt 10\.13"):
+    with pytest.raises(EnvironmentLackError, match=r"tensorrt 10\.3 has no IRuntimeConfig \(install tensorrt 10\.13"):
         open_runtime(bundle, "tensorrt", "cuda", "fp16")
 
 

@@ -195,9 +195,9 @@ def test_a_model_of_full_size_is_fused_and_frugal(
 @pytest.mark.parametrize(
     ("precision", "target", "message"),
     [
-        ("bf16", "75", r"SM75 does not compute bf16; wanted SM80 or newer \(use --precision fp16"),
-        ("fp8", "80", r"SM80 does not compute fp8; wanted SM89 or newer"),
-        ("fp16", "current", r"target is 'current'; wanted a compute capability such as 89"),
+        ("bf16", "75", r"SM75 does not compute bf16; expected SM80 or newer \(use --precision fp16"),
+        ("fp8", "80", r"SM80 does not compute fp8; expected SM89 or newer"),
+        ("fp16", "current", r"target is 'current'; expected a compute capability such as 89"),
     ],
 )
 def test_gpus_that_cannot(bundle: Bundle, precision: str, target: str, message: str) -> None:
@@ -212,9 +212,9 @@ def test_gpus_that_the_library_does_not_know(bundle: Bundle, library: Any) -> No
 
 def test_profiles_are_checked_before_the_build(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorrt, "load_library", lambda name: pytest.fail("the library was asked"))
-    with pytest.raises(UsageError, match="frames 1:4:5; wanted 1 to 4"):
+    with pytest.raises(UsageError, match="frames 1:4:5; expected 1 to 4"):
         rtx(bundle, profiles=["frames=1:4:5"])
-    with pytest.raises(UsageError, match="24 rows; wanted whole patches of 16"):
+    with pytest.raises(UsageError, match="24 rows; expected whole patches of 16"):
         rtx(bundle, profiles=[Profile((1, 1, 1), (1, 1, 1), (16, 24, 112))])
     with pytest.raises(UsageError, match="a profile is given twice"):
         rtx(bundle, profiles=["batch=1", "batch=1"])
@@ -258,9 +258,9 @@ def test_a_graph_that_the_library_cannot_read(bundle: Bundle, library: Any) -> N
 
 
 def test_arguments_that_cannot_be(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="engine is 'onnx'; wanted one of tensorrt, tensorrt-rtx"):
+    with pytest.raises(UsageError, match="engine is 'onnx'; expected one of tensorrt, tensorrt-rtx"):
         build(bundle, engine="onnx", precision="fp16")
-    with pytest.raises(UsageError, match="precision is 'fp64'; wanted one of"):
+    with pytest.raises(UsageError, match="precision is 'fp64'; expected one of"):
         build(bundle, engine="tensorrt", precision="fp64")
     here = SimpleNamespace(__name__="tensorrt", __version__="11.4", IBuilderConfig=object)
     monkeypatch.setattr(tensorrt, "load_library", lambda name: here)
@@ -353,10 +353,10 @@ def test_every_profile_has_to_be_fused() -> None:
 @pytest.mark.parametrize(
     ("found", "precision", "message"),
     [
-        (receipt("Float", "Half", "fp16"), "fp16", r"matrix products are 1 Float, 1 Half; wanted Half only"),
-        (receipt("Half", "Half", "bf16"), "bf16", r"matrix products are 2 Half; wanted BFloat16 only"),
+        (receipt("Float", "Half", "fp16"), "fp16", r"matrix products are 1 Float, 1 Half; expected Half only"),
+        (receipt("Half", "Half", "bf16"), "bf16", r"matrix products are 2 Half; expected BFloat16 only"),
         (receipt("Half", "Half", "int8", quantized=3), "int8", r"0 of 3 quantized MatMuls compute in Int8; .* 2 Half"),
-        (receipt("Int8", "Float", "int8", quantized=3), "int8", r"1 Float, 1 Int8; wanted Half and Int8 only"),
+        (receipt("Int8", "Float", "int8", quantized=3), "int8", r"1 Float, 1 Int8; expected Half and Int8 only"),
         (
             receipt("Half", "Half", "fp16", blocks=2),
             "fp16",

@@ -90,10 +90,10 @@ def test_failures_name_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(EnvironmentLackError, match=r"cuda:2 was asked for, but there are 2 CUDA device\(s\)"):
+    with pytest.raises(EnvironmentLackError, match=r"device is cuda:2; expected one of 2 CUDA device\(s\)"):
         opened(monkeypatch, Runtime(), index=2)
     for runtime in (Runtime(devices=0), Runtime(fails="cudaGetDeviceCount")):
-        with pytest.raises(EnvironmentLackError, match="no CUDA device can be used"):
+        with pytest.raises(EnvironmentLackError, match="no CUDA device is available"):
             opened(monkeypatch, runtime)
 
 

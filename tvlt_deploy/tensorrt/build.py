@@ -1,7 +1,7 @@
-"""From a bundle's graph to a TensorRT or TensorRT-RTX engine, with a receipt of what the engine computes in.
+"""TensorRT and TensorRT-RTX engines from the graphs of a bundle, with a receipt of the types that they compute in.
 
-Networks are strongly typed: the graph decides every type, and no builder flag changes it. TensorRT builds for the GPU
-that is there; TensorRT-RTX builds anywhere, for the GPUs that are named.
+Networks are strongly typed: the graph determines every type, and no builder flag changes it. TensorRT builds for the
+GPU of the machine; TensorRT-RTX builds on any machine, for the GPUs that are named.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from tvlt_deploy._internal.progress import Progress, silent
 from tvlt_deploy.bundle import Bundle, BundleLike, open_bundle
 from tvlt_deploy.bundle.manifest import FP16_TWIN_FORM, NOT_RUN, STANDARD_FORM, Engine, Variant
 from tvlt_deploy.bundle.preprocessing import processor_of
+from tvlt_deploy.bundle.receipts import EngineReceipt
 from tvlt_deploy.bundle.trust import trust
 from tvlt_deploy.bundle.writer import add_engine
 from tvlt_deploy.errors import EnvironmentLackError, UsageError, VerdictError
@@ -39,11 +40,11 @@ from tvlt_deploy.tensorrt.profiles import Profile, check_profile, default_profil
 from tvlt_deploy.tensorrt.receipt import check_receipt, read_receipt
 
 HARMLESS = ("CUDA lazy loading is not enabled",)
-"""Warnings of a build that mean nothing for the engine; any other is an error."""
+"""Warnings of a build that do not concern the engine; any other is an error."""
 INCONSISTENT = "not self-consistent"
 
 _building = threading.Lock()
-"""One build at a time: the library's messages do not say which one they are of."""
+"""One build at a time: the messages of the library do not state which build they belong to."""
 
 
 def build(
@@ -58,82 +59,91 @@ def build(
 ) -> Engine:
     """Compile a graph of a bundle and add the engine to it.
 
-    engine: `tensorrt` (for the GPU of this machine) or `tensorrt-rtx` (for `targets`, on any machine).
-    precision: of the graph: `fp16`, `bf16`, `int8`, `fp8`; `fp32`, which no engine fuses, only with `allow_unfused`.
-    profiles: ranges of sizes, as text (`tvlt_deploy.tensorrt.profiles.parse_profile`); by default one that takes
-        everything.
-    targets: compute capabilities such as `89`; none means whatever GPU will run it.
+    The engine's SHA-256 is recorded as trusted for this user. On any error the bundle is as it was.
 
-    The engine's hash goes into the user's trust store. On any error the bundle is as it was. Raises `UsageError` for
-    arguments that cannot be, `VerdictError` when the engine does not compute in the precision asked for, its attention
-    is not fused, or the build warned of anything not known to be harmless, and `EnvironmentLackError` when the library
-    or a GPU is missing or the build fails.
+    Args:
+        bundle: A bundle or its path.
+        engine: `tensorrt` (for the GPU of this machine) or `tensorrt-rtx` (for `targets`, on any machine).
+        precision: Precision of the graph: `fp16`, `bf16`, `int8`, `fp8`; `fp32` only with `allow_unfused`.
+        profiles: Input sizes, as `Profile`s or as text (see `tvlt_deploy.tensorrt.profiles.parse_profile`); by default
+            one profile with all sizes that the model accepts.
+        targets: Compute capabilities such as `89`, for `tensorrt-rtx`; by default any GPU.
+        allow_unfused: Accept an engine whose attention is not fused into one kernel.
+        progress: Receives a line of text for each step.
+
+    Returns:
+        The manifest's entry of the engine.
+
+    Raises:
+        UsageError: An argument is not valid, or the bundle has no such graph.
+        BundleError: The graph differs from the manifest.
+        VerdictError: The engine does not compute in `precision`, its attention is not fused, or the build warned of
+            anything that is not known to be harmless.
+        EnvironmentLackError: The library or a GPU is missing, or the build failed.
     """
     opened = open_bundle(bundle)
+    _check_arguments(engine, precision, allow_unfused)
+    requested = capabilities(targets)
+    check_precision(precision, requested)
+    chosen = _read_profiles(opened, profiles)
+    variant = opened.variant(precision, FP16_TWIN_FORM if precision == "int8" else STANDARD_FORM)
+    library = load_library(engine)
+    capable = _build_targets(library, engine, precision, requested)
+    opened.check(variant.files)
+    job = _Build(library, opened, variant, chosen, capable, progress)
+    content = job.run()
+    counts = _count_operators(opened.path(variant.path))
+    receipt = read_receipt(job.messages("VERBOSE", "INFO"), precision, *counts, len(chosen))
+    check_receipt(receipt, precision, allow_unfused)
+    built = job.entry(engine, receipt)
+    progress(f"adding {built.path}")
+    add_engine(opened, built, content)
+    trust(opened.manifest.files[built.path].sha256)
+    return built
+
+
+def _check_arguments(engine: str, precision: str, allow_unfused: bool) -> None:
     if precision not in PRECISIONS:
-        raise UsageError(f"precision is {precision!r}; wanted one of {', '.join(PRECISIONS)}")
+        raise UsageError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
     if precision == "fp32" and not allow_unfused:
         raise UsageError(
             "fp32 engines compute attention unfused, slowly and in gigabytes of memory",
             hint="use --precision fp16 or bf16, or --allow-unfused if it has to be fp32",
         )
     if engine not in PACKAGES:
-        raise UsageError(f"engine is {engine!r}; wanted one of {', '.join(PACKAGES)}")
-    wanted = capabilities(targets)
-    check_precision(precision, wanted)
-    chosen = _profiles(opened, profiles)
-    variant = opened.variant(precision, FP16_TWIN_FORM if precision == "int8" else STANDARD_FORM)
-    library = load_library(engine)
-    if not builds_for_targets(library):
-        if wanted:
-            raise UsageError(
-                f"{engine} builds for the GPU of this machine; --target is for tensorrt-rtx",
-                hint="leave --target out, or use --engine tensorrt-rtx",
-            )
-        wanted = (_local_capability(),)
-        check_precision(precision, wanted)
-    opened.check(variant.files)
-    target = target_name(wanted)
-    name = f"{engine}-{library.__version__}-{target}-{profile_hash(chosen)}.engine"
-    job = _Build(library, opened, variant, chosen, wanted, progress)
-    content = job.run()
-    expected = _expected(opened.path(variant.path))
-    receipt = read_receipt(job.messages("VERBOSE", "INFO"), precision, *expected, len(chosen))
-    check_receipt(receipt, precision, allow_unfused)
-    made = Engine(
-        engine=engine,
-        version=library.__version__,
-        target=target,
-        os=operating_system(),
-        precision=precision,
-        path=f"{precision}/{name}",
-        source=opened.manifest.files[variant.path].sha256,
-        profiles=tuple(profile.to_entry() for profile in chosen),
-        receipt=receipt,
-        verdict=NOT_RUN,
-    )
-    progress(f"adding {made.path}")
-    add_engine(opened, made, content)
-    trust(opened.manifest.files[made.path].sha256)
-    return made
+        raise UsageError(f"engine is {engine!r}; expected one of {', '.join(PACKAGES)}")
 
 
-def _profiles(bundle: Bundle, profiles: Sequence[str | Profile]) -> tuple[Profile, ...]:
+def _build_targets(library: ModuleType, engine: str, precision: str, requested: tuple[int, ...]) -> tuple[int, ...]:
+    """Compute capabilities to build for; none means any GPU."""
+    if builds_for_targets(library):
+        return requested
+    if requested:
+        raise UsageError(
+            f"{engine} builds for the GPU of this machine; --target is for tensorrt-rtx",
+            hint="leave --target out, or use --engine tensorrt-rtx",
+        )
+    local = (_local_capability(),)
+    check_precision(precision, local)
+    return local
+
+
+def _read_profiles(bundle: Bundle, profiles: Sequence[str | Profile]) -> tuple[Profile, ...]:
     rate = rows_per_second(bundle)
-    found = []
+    read = []
     for profile in profiles:
         if isinstance(profile, str):
-            found.append(parse_profile(profile, bundle.config, rate))
+            read.append(parse_profile(profile, bundle.config, rate))
         else:
             check_profile(profile, bundle.config, rate)
-            found.append(profile)
-    if len(set(found)) < len(found):
+            read.append(profile)
+    if len(set(read)) < len(read):
         raise UsageError("a profile is given twice", hint="leave one of them out")
-    return tuple(found) or (default_profile(bundle.config, rate),)
+    return tuple(read) or (default_profile(bundle.config, rate),)
 
 
 def rows_per_second(bundle: Bundle) -> float:
-    """Spectrogram rows that a second of sound becomes in a bundle."""
+    """Spectrogram rows per second of sound, in the pre-processing of a bundle."""
     processor = processor_of(bundle)
     extractor = TvltFeatureExtractor() if processor is None else processor.feature_extractor
     return float(extractor.sampling_rate / extractor.hop_length)
@@ -144,19 +154,19 @@ def _local_capability() -> int:
         return cuda.capability
 
 
-def _expected(graph: Path) -> tuple[int, int]:
-    """Attention blocks and quantized MatMuls of an ONNX file."""
+def _count_operators(graph: Path) -> tuple[int, int]:
+    """Number of attention blocks and of quantized MatMuls of an ONNX file."""
     import onnx
 
     nodes = onnx.load(graph, load_external_data=False).graph.node
-    made_by = {output: node for node in nodes for output in node.output}
+    producer = {output: node for node in nodes for output in node.output}
     products = [node for node in nodes if node.op_type == "MatMul"]
-    both = lambda node: all(name in made_by and made_by[name].op_type == "DequantizeLinear" for name in node.input)  # noqa: E731
+    both = lambda node: all(name in producer and producer[name].op_type == "DequantizeLinear" for name in node.input)  # noqa: E731
     return sum(node.op_type == "Softmax" for node in nodes), sum(both(node) for node in products)
 
 
 class _Build:
-    """One run of a builder. It works in a thread of its own, so that Ctrl-C is heard while it does."""
+    """One run of a builder, in a thread of its own, so that Ctrl-C works meanwhile."""
 
     def __init__(
         self,
@@ -174,11 +184,11 @@ class _Build:
         self.title = f"{library.__name__} {library.__version__}"
 
     def messages(self, *severities: str) -> list[str]:
-        """What the library logged, of these severities."""
+        """The messages of these severities that the library logged."""
         return [text for severity, text in self.log if severity in severities]
 
     def run(self) -> memoryview:
-        """The engine's bytes. Raises as `build`; a KeyboardInterrupt cancels the build first."""
+        """Build the engine and return its bytes. Raises as `build`; a KeyboardInterrupt cancels the build first."""
         outcome: list[Any] = []
         done = threading.Event()
 
@@ -203,6 +213,23 @@ class _Build:
         self._check_log(outcome[0])
         return memoryview(outcome[0])
 
+    def entry(self, engine: str, receipt: EngineReceipt) -> Engine:
+        """The manifest's entry of the engine."""
+        version, target = str(self.library.__version__), target_name(self.targets)
+        name = f"{engine}-{version}-{target}-{profile_hash(self.profiles)}.engine"
+        return Engine(
+            engine=engine,
+            version=version,
+            target=target,
+            os=operating_system(),
+            precision=self.variant.precision,
+            path=f"{self.variant.precision}/{name}",
+            source=self.bundle.manifest.files[self.variant.path].sha256,
+            profiles=tuple(profile.to_entry() for profile in self.profiles),
+            receipt=receipt,
+            verdict=NOT_RUN,
+        )
+
     def _compile(self) -> Any:
         with _building, listening(self.library, lambda *entry: self.log.append(entry)) as logger:
             return self._build(logger)
@@ -223,7 +250,7 @@ class _Build:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         config.progress_monitor = _monitor(trt, self.title, self.progress, self.cancelled)
         if self.variant.precision == "fp32":
-            config.clear_flag(trt.BuilderFlag.TF32)  # which would answer with ten bits of mantissa
+            config.clear_flag(trt.BuilderFlag.TF32)  # TF32 has ten bits of mantissa
         for profile in self.profiles:
             config.add_optimization_profile(self._optimization_profile(builder, profile))
         if builds_for_targets(trt) and self.targets:
@@ -251,7 +278,7 @@ class _Build:
         if content is None or errors:
             raise EnvironmentLackError(
                 f"{self.title} cannot build {self.bundle.path(self.variant.path)}: "
-                + ("; ".join(errors) or "it gives no reason"),
+                + ("; ".join(errors) or "no reason was logged"),
                 hint="try another --precision or --target",
             )
         warnings = [text for text in self.messages("WARNING") if not any(known in text for known in HARMLESS)]
@@ -259,12 +286,12 @@ class _Build:
         if warnings:
             raise VerdictError(
                 f"{self.title} warned: {'; '.join(warnings)}",
-                hint="the engine may fail or answer wrongly at some size: change --profile",
+                hint="the engine may fail or return wrong results at some sizes: change --profile",
             )
 
 
 def _monitor(trt: Any, title: str, progress: Progress, cancelled: threading.Event) -> Any:
-    """Progress of a build: the outermost phases are shown, and every step asks whether to go on."""
+    """Progress of a build: reports the outermost phases, and stops the build at the next step if it is cancelled."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -287,7 +314,7 @@ def _monitor(trt: Any, title: str, progress: Progress, cancelled: threading.Even
 
 @contextmanager
 def _timing_cache(trt: Any, config: Any, targets: Sequence[int]) -> Iterator[None]:
-    """Kernel timings of earlier builds, where the library measures any; kept in the user's cache."""
+    """Use kernel timings of earlier builds, if the library measures any; they are stored in the user's cache."""
     if builds_for_targets(trt):
         yield
         return

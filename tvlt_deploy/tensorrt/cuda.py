@@ -1,4 +1,4 @@
-"""The few CUDA calls that an engine needs, through NVIDIA's own `cuda.bindings.runtime`; nothing else calls CUDA."""
+"""The CUDA calls that an engine needs, through `cuda.bindings.runtime`; no other module calls CUDA."""
 
 from __future__ import annotations
 
@@ -14,10 +14,19 @@ _INSTALL = "pip install 'tvlt-deploy[tensorrt]' or 'tvlt-deploy[tensorrt-rtx]'"
 
 
 class Cuda:
-    """One device. Pointers, streams and graphs are plain integers or opaque handles; every failure raises.
+    """One CUDA device. Pointers and streams are integers, graphs are opaque handles.
 
-    Raises `EnvironmentLackError` without the bindings, a driver or the device. Current device is a state of each
-    thread: call `use` before the first call on another one.
+    The current device is a state of each thread: call `use` before the first call in another thread.
+
+    Args:
+        index: Number of the device, from 0 on.
+
+    Attributes:
+        index: Number of the device.
+
+    Raises:
+        EnvironmentLackError: The bindings, the driver or the device is missing. Every method raises it for a call that
+            failed.
     """
 
     def __init__(self, index: int) -> None:
@@ -30,12 +39,12 @@ class Cuda:
         status, count = runtime.cudaGetDeviceCount()
         if int(status) != 0 or not count:
             raise EnvironmentLackError(
-                f"no CUDA device can be used: {self._text(status)}",
-                hint="check the driver with nvidia-smi; --device cpu needs none",
+                f"no CUDA device is available: {self._text(status)}",
+                hint="check the driver with nvidia-smi, or use --device cpu",
             )
         if index >= count:
             raise EnvironmentLackError(
-                f"device cuda:{index} was asked for, but there are {count} CUDA device(s), from cuda:0 on",
+                f"device is cuda:{index}; expected one of {count} CUDA device(s), from cuda:0 on",
                 hint="nvidia-smi lists them",
             )
         self.use()
@@ -65,7 +74,7 @@ class Cuda:
 
     @property
     def capability(self) -> int:
-        """Compute capability, as 89."""
+        """Compute capability of the device, such as 89."""
         attributes = self._runtime.cudaDeviceAttr
         major = self._call("cudaDeviceGetAttribute", attributes.cudaDevAttrComputeCapabilityMajor, self.index)
         minor = self._call("cudaDeviceGetAttribute", attributes.cudaDevAttrComputeCapabilityMinor, self.index)
@@ -73,63 +82,63 @@ class Cuda:
 
     @property
     def version(self) -> int:
-        """Version of the CUDA runtime, as 13000."""
+        """Version of the CUDA runtime, such as 13000."""
         return int(self._call("cudaRuntimeGetVersion"))
 
     def use(self) -> None:
-        """Make this the calling thread's device."""
+        """Make this the current device of the calling thread."""
         self._call("cudaSetDevice", self.index)
 
     def allocate(self, size: int) -> int:
-        """Device memory of `size` bytes."""
+        """Allocate `size` bytes of device memory and return their address."""
         return int(self._call("cudaMalloc", size))
 
     def free(self, pointer: int) -> None:
-        """Return device memory."""
+        """Free device memory."""
         self._call("cudaFree", pointer)
 
     def allocate_pinned(self, count: int) -> tuple[int, np.ndarray]:
-        """Host memory that the device reads directly: its address, and (count,) float32 on it."""
+        """Allocate pinned host memory. Returns its address and a (count,) float32 array on it."""
         pointer = int(self._call("cudaMallocHost", count * 4))
         return pointer, np.ctypeslib.as_array((ctypes.c_float * count).from_address(pointer))
 
     def free_pinned(self, pointer: int) -> None:
-        """Return pinned memory; no array on it may be used any more."""
+        """Free pinned host memory; arrays on it may not be used afterwards."""
         self._call("cudaFreeHost", pointer)
 
     def copy_to_device(self, target: int, source: int, size: int, stream: int) -> None:
-        """Start copying from pinned memory."""
+        """Start copying `size` bytes from pinned host memory to the device."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._call("cudaMemcpyAsync", target, source, size, kind, stream)
 
     def copy_to_host(self, target: int, source: int, size: int, stream: int) -> None:
-        """Start copying to pinned memory."""
+        """Start copying `size` bytes from the device to pinned host memory."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call("cudaMemcpyAsync", target, source, size, kind, stream)
 
     def create_stream(self) -> int:
-        """A stream that waits for no other."""
+        """Create a stream that does not wait for the default stream."""
         return int(self._call("cudaStreamCreateWithFlags", self._runtime.cudaStreamNonBlocking))
 
     def destroy_stream(self, stream: int) -> None:
-        """Return a stream."""
+        """Destroy a stream."""
         self._call("cudaStreamDestroy", stream)
 
     def wait(self, stream: int) -> None:
-        """Block until all work of a stream is done."""
+        """Wait until all work of a stream is done."""
         self._call("cudaStreamSynchronize", stream)
 
     def wait_for_all(self) -> None:
-        """Block until all work on the device is done, whoever started it."""
+        """Wait until all work on the device is done, of all streams."""
         self._call("cudaDeviceSynchronize")
 
     def begin_capture(self, stream: int) -> None:
-        """Record what the stream is given from here on, instead of doing it."""
+        """Record the following work of a stream into a graph instead of running it."""
         mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call("cudaStreamBeginCapture", stream, mode)
 
     def end_capture(self, stream: int) -> Any:
-        """The recorded work, ready to be launched."""
+        """Stop recording and return the graph, ready to be launched."""
         graph = self._call("cudaStreamEndCapture", stream)
         try:
             return self._call("cudaGraphInstantiate", graph, 0)
@@ -137,9 +146,9 @@ class Cuda:
             self._call("cudaGraphDestroy", graph)
 
     def launch(self, graph: Any, stream: int) -> None:
-        """Start recorded work."""
+        """Start the work of a graph."""
         self._call("cudaGraphLaunch", graph, stream)
 
     def destroy_graph(self, graph: Any) -> None:
-        """Return recorded work."""
+        """Destroy a graph."""
         self._call("cudaGraphExecDestroy", graph)

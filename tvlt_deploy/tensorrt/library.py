@@ -1,6 +1,6 @@
-"""TensorRT and TensorRT-RTX by name: which package, which machine, and whether an engine fits here.
+"""The TensorRT and TensorRT-RTX libraries, and whether an engine of a bundle runs on this machine.
 
-The two libraries, and TensorRT's releases from 10.13 on, are told apart by what they have (`hasattr`), never by number.
+The two libraries, and releases of TensorRT from 10.13 on, are distinguished by their attributes, not by version.
 """
 
 from __future__ import annotations
@@ -18,18 +18,29 @@ from tvlt_deploy.bundle.manifest import Engine
 from tvlt_deploy.errors import EnvironmentLackError, UsageError
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-"""Backend -> the Python package it is."""
+"""Python package of a backend."""
 PORTABLE = "portable"
-"""Compiled on the machine that runs it, for whatever GPU is there (TensorRT-RTX without a target)."""
+"""Target of an engine that is compiled for the GPU of the machine that runs it (TensorRT-RTX without a target)."""
 
-_OLDEST_WITH = {"bf16": 80, "fp8": 89}
-"""The oldest compute capability that computes a type."""
+_MIN_CAPABILITY = {"bf16": 80, "fp8": 89}
+"""Minimum compute capability of a precision."""
 
 
 def load_library(engine: str) -> ModuleType:
-    """Import an engine's package. Raises `UsageError` for another name, `EnvironmentLackError` when it is missing."""
+    """Import the package of an engine.
+
+    Args:
+        engine: `tensorrt` or `tensorrt-rtx`.
+
+    Returns:
+        The imported package.
+
+    Raises:
+        UsageError: The name is another.
+        EnvironmentLackError: The package is not installed or too old.
+    """
     if engine not in PACKAGES:
-        raise UsageError(f"engine is {engine!r}; wanted one of {', '.join(PACKAGES)}")
+        raise UsageError(f"engine is {engine!r}; expected one of {', '.join(PACKAGES)}")
     try:
         library = importlib.import_module(PACKAGES[engine])
     except ImportError as error:
@@ -38,13 +49,13 @@ def load_library(engine: str) -> ModuleType:
         ) from error
     if not hasattr(library, "IRuntimeConfig"):
         raise EnvironmentLackError(
-            f"{engine} {library.__version__} has no IRuntimeConfig", hint="wanted: tensorrt 10.13 or newer"
+            f"{engine} {library.__version__} has no IRuntimeConfig", hint="install tensorrt 10.13 or newer"
         )
     return library
 
 
 Listener = Callable[[str, str], None]
-"""(severity, message)."""
+"""Receives (severity, message)."""
 
 _loggers: dict[str, Any] = {}
 _listeners: dict[str, list[Listener]] = {}
@@ -52,9 +63,16 @@ _listeners: dict[str, list[Listener]] = {}
 
 @contextmanager
 def listening(library: Any, listener: Listener) -> Iterator[Any]:
-    """The library's logger, with `listener` hearing all that it is told meanwhile.
+    """Receive the messages of a library.
 
-    There is one for the whole process: TensorRT keeps the first logger it is given, and a second goes unheard.
+    All users of the process share one logger: TensorRT keeps the first logger that it gets and ignores others.
+
+    Args:
+        library: The package.
+        listener: Called with every message meanwhile.
+
+    Yields:
+        The logger to pass to the library.
     """
     name = library.__name__
     listeners = _listeners.setdefault(name, [])
@@ -65,8 +83,8 @@ def listening(library: Any, listener: Listener) -> Iterator[Any]:
                 super().__init__()
 
             def log(self, severity: Any, message: str) -> None:
-                for hear in tuple(listeners):
-                    hear(severity.name, message)
+                for receive in tuple(listeners):
+                    receive(severity.name, message)
 
         _loggers[name] = Logger()
     listeners.append(listener)
@@ -77,7 +95,7 @@ def listening(library: Any, listener: Listener) -> Iterator[Any]:
 
 
 def builds_for_targets(library: Any) -> bool:
-    """Whether the library builds for GPUs that are not here, as TensorRT-RTX does and TensorRT does not."""
+    """Whether the library builds for GPUs of other machines: TensorRT-RTX does, TensorRT does not."""
     return hasattr(library.IBuilderConfig, "set_compute_capability")
 
 
@@ -87,34 +105,61 @@ def operating_system() -> str:
 
 
 def capabilities(targets: Sequence[str]) -> tuple[int, ...]:
-    """Compute capabilities, ascending, from names such as `89`, `8.9` or `SM89`. Raises `UsageError`."""
-    found = set()
+    """Parse compute capabilities.
+
+    Args:
+        targets: Names such as `89`, `8.9` or `SM89`.
+
+    Returns:
+        Compute capabilities as integers such as 89, ascending, each once.
+
+    Raises:
+        UsageError: A name is not a compute capability.
+    """
+    numbers = set()
     for target in targets:
         match = re.fullmatch(r"(?:sm_?)?(\d{1,2})\.?(\d)", target.strip().lower())
         if match is None:
-            raise UsageError(f"target is {target!r}; wanted a compute capability such as 89 or SM89")
-        found.add(int(match[1] + match[2]))
-    return tuple(sorted(found))
+            raise UsageError(f"target is {target!r}; expected a compute capability such as 89 or SM89")
+        numbers.add(int(match[1] + match[2]))
+    return tuple(sorted(numbers))
 
 
-def target_name(found: Sequence[int]) -> str:
-    """The target of a manifest's entry: `sm86-sm89`, or `portable` for none."""
-    return "-".join(f"sm{capability}" for capability in found) or PORTABLE
+def target_name(targets: Sequence[int]) -> str:
+    """The manifest's name of compute capabilities: `sm86-sm89`, or `portable` for none."""
+    return "-".join(f"sm{capability}" for capability in targets) or PORTABLE
 
 
-def check_precision(precision: str, found: Sequence[int]) -> None:
-    """Raise `UsageError` for a GPU that does not compute a precision."""
-    oldest = _OLDEST_WITH.get(precision, 0)
-    for capability in found:
-        if capability < oldest:
+def check_precision(precision: str, targets: Sequence[int]) -> None:
+    """Check that GPUs compute a precision.
+
+    Args:
+        precision: The precision.
+        targets: Compute capabilities such as 89.
+
+    Raises:
+        UsageError: One of them does not compute it.
+    """
+    lowest = _MIN_CAPABILITY.get(precision, 0)
+    for capability in targets:
+        if capability < lowest:
             raise UsageError(
-                f"SM{capability} does not compute {precision}; wanted SM{oldest} or newer",
+                f"SM{capability} does not compute {precision}; expected SM{lowest} or newer",
                 hint="use --precision fp16, which every GPU computes",
             )
 
 
 def misfit(engine: Engine, version: str, capability: int | None = None) -> str | None:
-    """Why an engine cannot run with this version of its library, here, on a GPU of this capability; None if it can."""
+    """Why an engine cannot run on this machine.
+
+    Args:
+        engine: The manifest's entry.
+        version: Installed version of its library.
+        capability: Compute capability of the GPU such as 89; None skips that check.
+
+    Returns:
+        The reason, to follow the engine's name in a sentence; None if it can run.
+    """
     if engine.os != operating_system():
         return f"was built for {engine.os}; this is {operating_system()}"
     if engine.version != version:
@@ -126,16 +171,29 @@ def misfit(engine: Engine, version: str, capability: int | None = None) -> str |
 
 
 def find_engine(bundle: Bundle, engine: str, precision: str, version: str, capability: int | None = None) -> Engine:
-    """The first engine of a bundle that fits. Raises `UsageError` when there is none of that precision, and
-    `EnvironmentLackError` naming each one's misfit when none fits this machine.
+    """The first engine of a bundle that runs on this machine.
+
+    Args:
+        bundle: The bundle.
+        engine: `tensorrt` or `tensorrt-rtx`.
+        precision: Precision of the engine.
+        version: Installed version of the library.
+        capability: Compute capability of the GPU such as 89; None skips that check.
+
+    Returns:
+        The manifest's entry.
+
+    Raises:
+        UsageError: The bundle has no such engine.
+        EnvironmentLackError: None of them runs on this machine; the message names the reason for each.
     """
     build = f"tvlt-deploy build {bundle.directory} --engine {engine} --precision {precision}"
-    found = [item for item in bundle.engines if (item.engine, item.precision) == (engine, precision)]
-    if not found:
-        held = ", ".join(f"{item.engine} {item.precision}" for item in bundle.engines) or "none"
-        raise UsageError(f"{bundle.directory} holds no {engine} engine in {precision}; it holds {held}", hint=build)
+    engines = [item for item in bundle.engines if (item.engine, item.precision) == (engine, precision)]
+    if not engines:
+        listed = ", ".join(f"{item.engine} {item.precision}" for item in bundle.engines) or "none"
+        raise UsageError(f"{bundle.directory} has no {engine} engine in {precision}; it has {listed}", hint=build)
     reasons = []
-    for item in found:
+    for item in engines:
         reason = misfit(item, version, capability)
         if reason is None:
             return item
