@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from tvlt_deploy._internal.atomic import sha256_of
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.bundle.manifest import ONNXRUNTIME_CPU_FORM, STANDARD_FORM
 from tvlt_deploy.tasks import TASKS
@@ -143,13 +142,15 @@ def misfit_of(copy_of: Callable[[Bundle], Path]) -> Callable[..., Path]:
     def alter(bundle: Bundle, name: str, shift: float = 0.5) -> Path:
         from safetensors.numpy import load_file, save_file
 
+        from tvlt_deploy.bundle.changes import with_file
+        from tvlt_deploy.bundle.writer import file_entry, update_manifest
+
         copy = Bundle(copy_of(bundle))
         path = copy.path("model.safetensors")
         weights = load_file(path)
         weights[name].flat[0] += shift
         save_file(weights, path, {"format": "pt"})
-        entry = {"sha256": sha256_of(path), "size": path.stat().st_size}
-        copy.update(lambda manifest: manifest["files"]["model.safetensors"].update(entry))
+        update_manifest(copy, lambda manifest: with_file(manifest, path.name, file_entry(path)))
         return copy.directory
 
     return alter

@@ -75,9 +75,9 @@ def test_all_inputs_agree(task: str) -> None:
 
 def test_what_a_profile_holds_and_is_nearest_to() -> None:
     small, large = Profile((1, 1, 4), (1, 1, 8), (16, 16, 2048)), Profile((1, 4, 4), (1, 8, 8), (16, 2048, 2048))
-    assert small.holds(4, 8, 2048)
-    assert not small.holds(5, 8, 2048)
-    assert not large.holds(1, 9, 16)
+    assert small.contains(4, 8, 2048)
+    assert not small.contains(5, 8, 2048)
+    assert not large.contains(1, 9, 16)
     assert small.distance(1, 1, 16) == 0 < large.distance(1, 1, 16)
     assert large.distance(4, 8, 2048) == 0 < small.distance(4, 8, 2048)
 

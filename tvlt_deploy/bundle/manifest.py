@@ -329,7 +329,7 @@ class Manifest:
             )
         try:
             manifest: Self = decode(cls, values)
-        except FieldError as error:
+        except (FieldError, RecursionError) as error:
             raise BundleError(f"{name}: {error}", hint="export the bundle again") from error
         manifest._check_paths(name)
         return manifest

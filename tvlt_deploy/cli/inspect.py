@@ -64,10 +64,7 @@ def show_bundle(bundle: Bundle, as_json: bool) -> None:
     print_table(
         "graphs",
         ("precision", "form", "path", "opset", "verdict", "worst value and its limit"),
-        (
-            (v.precision, v.form, v.path, str(v.opset), v.parity.verdict, _worst(v.parity.rows))
-            for v in bundle.variants
-        ),
+        ((v.precision, v.form, v.path, str(v.opset), v.parity.verdict, _worst(v.parity.rows)) for v in bundle.variants),
     )
     show_engines(bundle.engines, bundle)
 

@@ -241,7 +241,7 @@ class TensorRtRuntime(Closing):
 
     def _pick(self, sizes: Sizes) -> int:
         """The profile that contains these sizes and is optimized for the sizes nearest to them."""
-        fitting = [index for index, profile in enumerate(self.profiles) if profile.holds(*sizes)]
+        fitting = [index for index, profile in enumerate(self.profiles) if profile.contains(*sizes)]
         if not fitting:
             accepted = "; ".join(str(profile) for profile in self.profiles)
             raise InputError(

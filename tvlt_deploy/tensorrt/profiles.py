@@ -48,7 +48,7 @@ class Profile:
             name: tuple(shape_of(spec.shape, point) for point in sizes) for name, spec in task.inputs(config).items()
         }
 
-    def holds(self, batch: int, frames: int, rows: int) -> bool:
+    def contains(self, batch: int, frames: int, rows: int) -> bool:
         """Whether the profile includes these sizes."""
         pairs = zip((batch, frames, rows), (self.batch, self.frames, self.rows), strict=True)
         return all(lowest <= size <= highest for size, (lowest, _, highest) in pairs)
