@@ -1,7 +1,7 @@
-"""One PNG per clip of what the model saw and answered: its frames, its spectrogram, and what was masked and rebuilt.
+"""A PNG per clip with what the model received and answered: frames, spectrogram, and masked and reconstructed patches.
 
-Everything is drawn from the arrays that the model was fed, turned back by the bundle's own processors, so that a wrong
-crop, a wrong rate or a silent half shows. Pillow draws it: a plotting library would be the heaviest dependency of all.
+Everything is drawn from the model inputs, which the processors of the bundle turn back into images, so that a wrong
+crop, a wrong sampling rate or missing sound is visible. It is drawn with Pillow, to need no plotting library.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from tvlt_deploy.processors.processor import Processor
 Levels = NDArray[np.uint8]
 
 FRAMES_PER_ROW = 8
-LEAST_SIDE = 224
-"""Pixels that a frame's short side is shown at, at least."""
+MIN_SIDE = 224
+"""Min length of the short side of a frame, in pixels."""
 FULL_WIDTH = 1848
-"""Pixels across: a row of frames at the default size, or a spectrogram with its axis."""
+"""Width in pixels of a row of frames at the default size, and of a spectrogram with its axis."""
 SPECTROGRAM_HEIGHT = 256
 
 _PAPER, _INK, _PALE = (255, 255, 255), (30, 30, 30), (110, 110, 110)
 _HIDDEN = np.full(3, 205, np.uint8)
-"""Grey, which no colour of the spectrogram is."""
+"""Grey, which is not among the colours of the spectrogram."""
 _MARGIN, _GAP, _AXIS = 24, 8, 96
 
 # The authors' demo paints patches that were visible like this where it shows the reconstruction of the hidden ones,
 # in the units of the model's values (zinengtang/TVLT, Demo_Video_Audio_MAE.ipynb).
-_SHOWN_PICTURE, _SHOWN_SOUND = 0.2, -0.7
+_VISIBLE_FRAMES, _VISIBLE_SOUND = 0.2, -0.7
 
-# Viridis at nine even steps: quiet is dark, loud is bright, and equal steps look equal.
+# Viridis at nine evenly spaced values, from dark (quiet) to bright (loud).
 _COLOURS = np.array([
     (68, 1, 84), (71, 44, 122), (59, 81, 139), (44, 113, 142), (33, 144, 141), (39, 173, 129), (92, 200, 99),
     (170, 220, 50), (253, 231, 37),
@@ -47,40 +47,59 @@ _COLOURS = np.array([
 
 
 def png_files(pipeline: Pipeline, folder: Path) -> Callable[[FileAnswer], None]:
-    """Write MEDIA.png into `folder` for each answer that is no error, whole or not at all."""
+    """Write a contact sheet for each answer that is not an error.
+
+    Args:
+        pipeline: the pipeline that answers.
+        folder: directory of the files, which are named MEDIA.png and written atomically.
+
+    Returns:
+        A function that writes the sheet of one answer.
+    """
 
     def add(answer: FileAnswer) -> None:
         if answer.prepared is None or answer.error is not None:
             return
-        picture = draw(pipeline, answer)
+        sheet = draw(pipeline, answer)
         with staged_file(folder / f"{answer.media.name}.png") as temporary:
-            picture.save(temporary, format="PNG")
+            sheet.save(temporary, format="PNG")
 
     return add
 
 
 def draw(pipeline: Pipeline, answer: FileAnswer) -> Image.Image:
-    """A contact sheet of an answered clip: title and answer, the frames, and the spectrogram with its axes.
+    """Draw the contact sheet of a clip: title and answer, the frames, and the spectrogram with its axes.
 
-    For masked reconstruction frames and spectrogram come four times: original; masked, hidden patches grey; the hidden
-    patches rebuilt, visible ones painted over; all patches rebuilt.
+    For masked reconstruction there are four versions of frames and spectrogram: original; masked, with hidden patches
+    in grey; the hidden patches as reconstructed, with the visible ones painted over; all patches as reconstructed.
+
+    Args:
+        pipeline: the pipeline that answered.
+        answer: an answer with `prepared`.
+
+    Returns:
+        An RGB image.
     """
     prepared = answer.prepared
     assert prepared is not None
-    rebuilt = pipeline.task.needs_noise
+    reconstructed = pipeline.task.needs_noise
     panels = [_text([answer.media.name], 26), _text(_summary(pipeline, answer), 18, _PALE)]
     if prepared.has_picture:
-        shown = _pictures(pipeline, answer, prepared) if rebuilt else _seen(pipeline, prepared)
+        shown = (
+            _reconstructed_frames(pipeline, answer, prepared) if reconstructed else _input_frames(pipeline, prepared)
+        )
         strips = [_stack([_text([title], 18), _strip(frames, answer.frame_times)]) for title, frames in shown]
         panels += _rows(strips)
     else:
-        panels.append(_text(["no picture: the model saw none"], 18))
+        panels.append(_text(["no frames"], 18))
     if prepared.has_sound:
-        for title, colours in _sounds(pipeline, answer, prepared) if rebuilt else _heard(prepared):
+        for title, colours in (
+            _reconstructed_sound(pipeline, answer, prepared) if reconstructed else _input_sound(prepared)
+        ):
             panels += [_text([title], 18), _spectrogram(colours, answer.start, pipeline.processor)]
         panels.append(_scale())
     else:
-        panels.append(_text(["no sound: the model heard none"], 18))
+        panels.append(_text(["no sound"], 18))
     sheet = _stack(panels)
     framed = Image.new("RGB", (sheet.width + 2 * _MARGIN, sheet.height + 2 * _MARGIN), _PAPER)
     framed.paste(sheet, (_MARGIN, _MARGIN))
@@ -109,61 +128,70 @@ def _summary(pipeline: Pipeline, answer: FileAnswer) -> list[str]:
 # What is shown ---------------------------------------------------------------------------------------------------
 
 
-def _seen(pipeline: Pipeline, prepared: Prepared) -> Iterator[tuple[str, Levels]]:
+def _input_frames(pipeline: Pipeline, prepared: Prepared) -> Iterator[tuple[str, Levels]]:
     yield "frames as the model saw them", pipeline.processor.image_processor.levels(prepared.pixel_values)
 
 
-def _heard(prepared: Prepared) -> Iterator[tuple[str, Levels]]:
+def _input_sound(prepared: Prepared) -> Iterator[tuple[str, Levels]]:
     yield "log-mel spectrogram as the model saw it", _colours(prepared.audio_values[0])
 
 
 def unpatchify(patches: NDArray[np.float32], grid: tuple[int, int, int], patch: tuple[int, int]) -> NDArray[np.float32]:
-    """(patches, height * width * channels of a patch) to (steps, channels, height, width).
+    """Join patches to images, the inverse of `patchify` of the reference.
 
-    grid: steps, and patches down and across one of them. The order is that of the reference's `patchify`.
+    Args:
+        patches: (patches, height * width * channels of a patch) float32.
+        grid: number of images, and of patches along the height and the width of an image.
+        patch: height and width of a patch.
+
+    Returns:
+        (images, channels, height, width) float32.
     """
-    steps, down, across = grid
-    parts = patches.reshape(steps, down, across, *patch, -1).transpose(0, 5, 1, 3, 2, 4)
-    return parts.reshape(steps, parts.shape[1], down * patch[0], across * patch[1])
+    images, down, across = grid
+    parts = patches.reshape(images, down, across, *patch, -1).transpose(0, 5, 1, 3, 2, 4)
+    return parts.reshape(images, parts.shape[1], down * patch[0], across * patch[1])
 
 
-def _picture_grid(config: TvltConfig, prepared: Prepared) -> tuple[int, int, int]:
+def _frame_grid(config: TvltConfig, prepared: Prepared) -> tuple[int, int, int]:
     (height, width), (patch_height, patch_width) = config.image_shape, config.image_patch
     return prepared.frames, height // patch_height, width // patch_width
 
 
 def _spread(mask: NDArray[np.float32], grid: tuple[int, int, int], patch: tuple[int, int]) -> NDArray[np.bool_]:
-    """A mask of patches as one of pixels, (steps, height, width)."""
-    whole: NDArray[np.bool_] = mask.reshape(grid).repeat(patch[0], 1).repeat(patch[1], 2) > 0.5
-    return whole
+    """A mask of patches as a mask of pixels, (images, height, width)."""
+    pixels: NDArray[np.bool_] = mask.reshape(grid).repeat(patch[0], 1).repeat(patch[1], 2) > 0.5
+    return pixels
 
 
-def _pictures(pipeline: Pipeline, answer: FileAnswer, prepared: Prepared) -> Iterator[tuple[str, Levels]]:
+def _reconstructed_frames(pipeline: Pipeline, answer: FileAnswer, prepared: Prepared) -> Iterator[tuple[str, Levels]]:
     config, levels = pipeline.config, pipeline.processor.image_processor.levels
-    grid = _picture_grid(config, prepared)
+    grid = _frame_grid(config, prepared)
     original = levels(prepared.pixel_values)
-    rebuilt = unpatchify(answer.outputs["pixel_logits"], grid, config.image_patch)
+    reconstructed = unpatchify(answer.outputs["pixel_logits"], grid, config.image_patch)
     hidden = _spread(answer.outputs["pixel_label_mask"], grid, config.image_patch)
     yield "frames: original", original
     yield "masked: what the encoder saw", np.where(hidden[..., None], _HIDDEN, original)
-    yield "rebuilt: the hidden patches", levels(np.where(hidden[:, None], rebuilt, np.float32(_SHOWN_PICTURE)))
-    yield "rebuilt: all patches", levels(rebuilt)
+    yield (
+        "reconstructed: the hidden patches",
+        levels(np.where(hidden[:, None], reconstructed, np.float32(_VISIBLE_FRAMES))),
+    )
+    yield "reconstructed: all patches", levels(reconstructed)
 
 
-def _sounds(pipeline: Pipeline, answer: FileAnswer, prepared: Prepared) -> Iterator[tuple[str, Levels]]:
+def _reconstructed_sound(pipeline: Pipeline, answer: FileAnswer, prepared: Prepared) -> Iterator[tuple[str, Levels]]:
     config = pipeline.config
     grid = 1, prepared.rows // config.audio_patch[0], config.frequency_patches
     original = prepared.audio_values[0]
-    rebuilt = unpatchify(answer.outputs["audio_logits"], grid, config.audio_patch)[0, 0]
+    reconstructed = unpatchify(answer.outputs["audio_logits"], grid, config.audio_patch)[0, 0]
     hidden = _spread(answer.outputs["audio_label_mask"], grid, config.audio_patch)[0]
     yield "log-mel spectrogram: original", _colours(original)
-    yield "masked: what the encoder heard", np.where(hidden[..., None], _HIDDEN, _colours(original))
-    yield "rebuilt: the hidden patches", _colours(np.where(hidden, rebuilt, np.float32(_SHOWN_SOUND)))
-    yield "rebuilt: all patches", _colours(rebuilt)
+    yield "masked: what the encoder saw", np.where(hidden[..., None], _HIDDEN, _colours(original))
+    yield "reconstructed: the hidden patches", _colours(np.where(hidden, reconstructed, np.float32(_VISIBLE_SOUND)))
+    yield "reconstructed: all patches", _colours(reconstructed)
 
 
 def _colours(values: NDArray[np.float32]) -> Levels:
-    """Colours (..., 3) of values within [-1, 1]; what lies beyond is clipped."""
+    """Colours (..., 3) of values in [-1, 1]; values outside are clipped."""
     places = np.clip((values + 1) / 2, 0, 1) * (len(_COLOURS) - 1)
     steps = np.arange(len(_COLOURS))
     return np.stack([np.interp(places, steps, channel) for channel in _COLOURS.T], axis=-1).round().astype(np.uint8)
@@ -187,14 +215,14 @@ def _text(lines: Sequence[str], size: int, ink: tuple[int, int, int] = _INK) -> 
 
 
 def _strip(frames: Levels, times: Sequence[float]) -> Image.Image:
-    """Frames side by side, each with its time below; small ones are enlarged by a whole factor.
+    """Frames side by side, each with its time below. Small frames are enlarged by an integer factor.
 
-    A recipe may repeat or drop frames of the file: those have numbers for times.
+    If the pre-processing repeats or drops frames of the file, they are numbered instead.
     """
     labels = [f"{time:.2f} s" for time in times]
     if len(times) != len(frames):
         labels = [f"frame {number}" for number in range(1, len(frames) + 1)]
-    zoom = -(-LEAST_SIDE // min(frames.shape[1:3]))
+    zoom = -(-MIN_SIDE // min(frames.shape[1:3]))
     height, width = (side * zoom for side in frames.shape[1:3])
     label, font = 26, _font(16)
     columns, rows = min(len(frames), FRAMES_PER_ROW), -(-len(frames) // FRAMES_PER_ROW)
@@ -212,10 +240,10 @@ def _spectrogram(colours: Levels, start: float, processor: Processor) -> Image.I
     extractor, (rows, bins, _) = processor.feature_extractor, colours.shape
     height = SPECTROGRAM_HEIGHT * max(1, round(bins / SPECTROGRAM_HEIGHT))
     width = FULL_WIDTH - _AXIS
-    picture = Image.fromarray(np.ascontiguousarray(colours.transpose(1, 0, 2)[::-1]))
+    image = Image.fromarray(np.ascontiguousarray(colours.transpose(1, 0, 2)[::-1]))
     font, below = _font(16), 34
     panel = Image.new("RGB", (_AXIS + width, height + below), _PAPER)
-    panel.paste(picture.resize((width, height), Image.Resampling.NEAREST), (_AXIS, 0))
+    panel.paste(image.resize((width, height), Image.Resampling.NEAREST), (_AXIS, 0))
     pen = ImageDraw.Draw(panel)
 
     top = hertz_to_mel(min(MAX_FREQUENCY, extractor.sampling_rate / 2))
@@ -237,14 +265,14 @@ def _spectrogram(colours: Levels, start: float, processor: Processor) -> Image.I
     return panel
 
 
-def _step(least: float) -> float:
-    """The smallest of 1, 2 and 5 times a power of ten that is at least so large."""
-    power = 10.0 ** np.floor(np.log10(least))
-    return float(next(digit * power for digit in (1, 2, 5, 10) if digit * power >= least))
+def _step(minimum: float) -> float:
+    """The smallest number that is at least `minimum` and 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** np.floor(np.log10(minimum))
+    return float(next(digit * power for digit in (1, 2, 5, 10) if digit * power >= minimum))
 
 
 def _scale() -> Image.Image:
-    """What the colours of the spectrogram mean."""
+    """The colour scale of the spectrogram."""
     font, width = _font(16), 200
     bar = np.repeat(_colours(np.linspace(-1, 1, width, dtype=np.float32))[None], 14, axis=0)
     panel = Image.new("RGB", (_AXIS + width + 420, 24), _PAPER)
@@ -256,7 +284,7 @@ def _scale() -> Image.Image:
 
 
 def _stack(panels: Sequence[Image.Image]) -> Image.Image:
-    """The panels one below the other."""
+    """The panels in one column."""
     height = sum(panel.height + _GAP for panel in panels) - _GAP
     sheet, top = Image.new("RGB", (max(panel.width for panel in panels), height), _PAPER), 0
     for panel in panels:
@@ -266,7 +294,7 @@ def _stack(panels: Sequence[Image.Image]) -> Image.Image:
 
 
 def _rows(panels: Sequence[Image.Image]) -> list[Image.Image]:
-    """The panels, of one height, side by side as far as there is room."""
+    """Panels of equal height, arranged in rows of at most the width of the sheet."""
     step = max(panel.width for panel in panels) + 3 * _GAP
     across = max(1, (FULL_WIDTH + 3 * _GAP) // step)
     rows = []

@@ -1,4 +1,4 @@
-"""Answers as files and text for other programs: CSV, NumPy arrays, Parquet. Each grows clip by clip."""
+"""Answers as CSV, NumPy arrays and Parquet. Each clip is written when it is answered."""
 
 from __future__ import annotations
 
@@ -21,14 +21,21 @@ Add = Callable[[FileAnswer], None]
 _COLUMNS = ("media", "audio", "start", "duration", "frames", "sound", "warnings", "label", "score", "error")
 
 ROW_GROUP_BYTES = 64 * 2**20
-"""Arrays that a Parquet file gathers in memory before it writes them."""
+"""Bytes of arrays that are collected in memory before they are written to a Parquet file."""
 
 
 def csv_lines(pipeline: Pipeline, write: Callable[[str], None]) -> Add:
-    """Write a header line now and a line for every answer.
+    """Write a header line now, and a line for each answer.
 
-    After the common columns comes the score of each label, or for tasks without labels the shape of each output, as
-    `8x768`. Several warnings are separated by `; `.
+    After the common columns there is a column with the score of each label, or for tasks without labels the shape of
+    each output, such as `8x768`. Warnings are separated by `; `.
+
+    Args:
+        pipeline: the pipeline that answers.
+        write: receives each line, with its line break.
+
+    Returns:
+        A function that writes the line of one answer.
     """
     outputs = () if pipeline.labels else pipeline.task.output_names
 
@@ -52,7 +59,15 @@ def csv_lines(pipeline: Pipeline, write: Callable[[str], None]) -> Add:
 
 
 def npy_files(folder: Path, written: Callable[[Path], None]) -> Add:
-    """Write each output of an answer into `folder`, as MEDIA.OUTPUT.npy, whole or not at all."""
+    """Write each output of each answer to an .npy file.
+
+    Args:
+        folder: directory of the files, which are named MEDIA.OUTPUT.npy and written atomically.
+        written: receives the path of each file.
+
+    Returns:
+        A function that writes the files of one answer.
+    """
 
     def add(answer: FileAnswer) -> None:
         for name, values in answer.outputs.items():
@@ -66,10 +81,20 @@ def npy_files(folder: Path, written: Callable[[Path], None]) -> Add:
 
 @contextlib.contextmanager
 def parquet_file(pipeline: Pipeline, path: Path) -> Iterator[Add]:
-    """A Parquet file with a row for every answer, in place when the block ends; on an exception there is none.
+    """Write a Parquet file with a row for each answer.
 
-    Columns: those of the CSV (`warnings` as a list), and each output: a fixed-size list of float32 per clip, or for
-    outputs per token a list of such lists. Raises `EnvironmentLackError` without pyarrow.
+    Its columns are those of the CSV (`warnings` is a list) and each output: a fixed-size list of float32, or for
+    outputs per token a list of such lists.
+
+    Args:
+        pipeline: the pipeline that answers.
+        path: path of the file, which exists only when the block has ended without an exception.
+
+    Yields:
+        A function that writes the row of one answer.
+
+    Raises:
+        EnvironmentLackError: pyarrow is missing.
     """
     try:
         import pyarrow as pa
@@ -92,23 +117,23 @@ def parquet_file(pipeline: Pipeline, path: Path) -> Iterator[Add]:
 
     with staged_file(path) as temporary, pq.ParquetWriter(temporary, schema, use_dictionary=False) as writer:
         rows: list[dict[str, Any]] = []
-        held = 0
+        collected = 0
 
         def flush() -> None:
-            nonlocal held
+            nonlocal collected
             if rows:
                 columns = [_column(pa, field.type, [row.get(field.name) for row in rows]) for field in schema]
                 writer.write_table(pa.Table.from_arrays(columns, schema=schema))
             rows.clear()
-            held = 0
+            collected = 0
 
         def add(answer: FileAnswer) -> None:
-            nonlocal held
+            nonlocal collected
             values = answer.to_dict()
             scores = {f"score.{label}": score for label, score in (values["scores"] or {}).items()}
             rows.append({**values, **scores, **dict.fromkeys(specs), **answer.outputs})
-            held += sum(array.nbytes for array in answer.outputs.values())
-            if held > ROW_GROUP_BYTES:
+            collected += sum(array.nbytes for array in answer.outputs.values())
+            if collected > ROW_GROUP_BYTES:
                 flush()
 
         yield add
@@ -116,7 +141,7 @@ def parquet_file(pipeline: Pipeline, path: Path) -> Iterator[Add]:
 
 
 def _column(pa: Any, kind: Any, values: list[Any]) -> Any:
-    """A column of plain values, or of arrays without a Python object for each number."""
+    """A column of plain values, or of arrays. Arrays are not converted to Python numbers."""
     arrays = [value for value in values if isinstance(value, np.ndarray)]
     if not arrays or pa.types.is_fixed_size_list(kind):
         return pa.array([value.tolist() if isinstance(value, np.ndarray) else value for value in values], kind)
