@@ -354,6 +354,8 @@ def test_torch_without_cuda_is_an_error_or_the_cpu(monkeypatch: pytest.MonkeyPat
         open_runtime(classification, "torch", "cuda")
     with open_runtime(classification, "torch", "cuda", allow_fallback=True) as opened:
         assert opened.device == "cpu"
+    with pytest.raises(EnvironmentLackError, match="torch on cpu does not run fp16"):
+        open_runtime(classification, "torch", "cuda", "fp16", allow_fallback=True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(EnvironmentLackError, match=r"device is cuda:2, but torch sees 2 CUDA device"):

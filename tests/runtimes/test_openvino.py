@@ -82,3 +82,12 @@ def test_a_closed_runtime_says_so(matching: Bundle) -> None:
 def test_there_is_no_openvino_on_cuda(matching: Bundle) -> None:
     with pytest.raises(EnvironmentLackError, match="openvino on cuda does not run fp32; it runs nothing there"):
         open_runtime(matching, "openvino", "cuda")
+
+
+def test_a_fallback_to_the_cpu_is_for_those_who_asked(matching: Bundle) -> None:
+    case = next(iter(fidelity_cases(matching.task, matching.config)))
+    with open_runtime(matching, "openvino", "cuda", allow_fallback=True) as runtime:
+        assert (runtime.backend, runtime.device) == ("openvino", "cpu")
+        assert runtime.run(case.feeds)["matching_logits"].shape[1] == 1
+    with pytest.raises(EnvironmentLackError, match="openvino on cpu does not run fp16"):
+        open_runtime(matching, "openvino", "cuda", "fp16", allow_fallback=True)

@@ -250,6 +250,12 @@ def test_everything_is_given_back_and_the_context_first(with_engine: Bundle, mac
         runtime.run(clips(with_engine, 1, 1, 1))
 
 
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+def test_an_engine_has_no_device_to_fall_back_to(backend: str, with_engine: Bundle) -> None:
+    with pytest.raises(UsageError, match=f"allow_fallback is True, but {backend} runs on a GPU only"):
+        open_runtime(with_engine, backend, "cuda", "fp16", allow_fallback=True)
+
+
 def test_a_gpu_that_is_too_small_gives_back_what_was_taken(with_engine: Bundle, machine: Machine) -> None:
     machine.cuda.left = 30_000
     with machine.open(with_engine) as runtime:

@@ -20,7 +20,7 @@ from tvlt_deploy.tasks import PRECISIONS
 @click.option(
     "--engine", required=True, type=click.Choice(ENGINE_BACKENDS), help="The library that compiles and runs it."
 )
-@click.option("--precision", required=True, type=click.Choice(PRECISIONS))
+@click.option("--precision", required=True, type=click.Choice(PRECISIONS), help="Precision of the engine.")
 @click.option(
     "--profile",
     "profiles",

@@ -16,7 +16,7 @@ from tvlt_deploy.tasks import TASKS
 @define("Create a checkpoint with seeded random weights.")
 @click.argument("directory", type=PATH)
 @click.option("--config", type=PATH, help="A config.json; by default TVLT-base.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the weights.")
 @click.option(
     "--architecture",
     type=click.Choice(sorted({task.reference for task in TASKS.values()})),

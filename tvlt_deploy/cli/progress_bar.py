@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,31 +25,40 @@ SPEED_PERIOD = 3600.0
 class _WhenCounted(ProgressColumn):
     """A column that is empty for work of unknown length."""
 
-    def __init__(self, column: ProgressColumn, counted: bool = True) -> None:
-        self.column, self.counted = column, counted
-        super().__init__(column.get_table_column())
+    def __init__(self, column: ProgressColumn) -> None:
+        self.column = column
+        super().__init__()
 
-    def __call__(self, task: Task) -> Text:
-        return self.column(task) if (task.total is not None) == self.counted else Text()  # type: ignore[return-value]
+    def render(self, task: Task) -> RenderableType:
+        """The inner column, or nothing."""
+        return self.column(task) if task.total is not None else Text()
+
+
+class _Time(ProgressColumn):
+    """The time left, or the time elapsed for work of unknown length."""
+
+    left, elapsed = TimeRemainingColumn(), TimeElapsedColumn()
 
     def render(self, task: Task) -> Text:
-        """Not called: the inner column renders."""
-        return Text()
+        """One of the two."""
+        return (self.elapsed if task.total is None else self.left).render(task)
 
 
 class ProgressBar:
     """One line on standard error: a bar with count and time left, or a spinner with the time elapsed."""
 
     def __init__(self) -> None:
+        # A long description is cut, so that the bar and the times stay visible.
+        description = Column(ratio=1, no_wrap=True, overflow="ellipsis")
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+            TextColumn("{task.description}", markup=False, table_column=description),
             _WhenCounted(BarColumn(bar_width=24)),
             _WhenCounted(MofNCompleteColumn()),
-            _WhenCounted(TimeRemainingColumn()),
-            _WhenCounted(TimeElapsedColumn(), counted=False),
+            _Time(),
             console=Console(stderr=True),
             transient=True,
+            expand=True,
             redirect_stdout=False,  # standard output may be a file: nothing is to pass through the bar's console
             redirect_stderr=False,
             refresh_per_second=REFRESH_PER_SECOND,

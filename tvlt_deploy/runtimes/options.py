@@ -90,5 +90,5 @@ def _others(name: str) -> str:
 
 
 def options_text() -> str:
-    """All options in one line: `onnxruntime: cuda_graphs, form, provider; ...`."""
-    return "; ".join(f"{backend}: {', '.join(options)}" for backend, options in OPTIONS.items() if options)
+    """All options in one line: `onnxruntime: cuda_graphs, form, provider; openvino: ...`."""
+    return "; ".join(f"{backend}: {', '.join(options)}" for backend, options in OPTIONS.items() if options) + "."
