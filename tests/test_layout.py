@@ -18,7 +18,6 @@ TESTED_BY = {
     "bench/measurement": "bench/test_run.py",
     "bench/memory": "bench/test_run.py",
     "bench/results": "bench/test_report.py",
-    "bundle/cache": "inference/test_selection.py",
     "bundle/preprocessing": "inference/test_pipeline.py",
     "cli": "cli/test_commands.py",
     "conformance": "workflows/test_golden_vectors.py",
