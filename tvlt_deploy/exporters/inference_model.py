@@ -144,7 +144,6 @@ class Embedding(nn.Module):
         pixel_projection = pixel.patch_embeddings.projection
         audio_projection = audio.patch_embeddings.projection
         freeze = lambda x: nn.Parameter(x.detach().contiguous(), requires_grad=False)  # noqa: E731
-        self.cls = freeze(model.cls_embedding)
         self.pixel_weight = freeze(pixel_projection.weight.flatten(1).mT)
         self.audio_weight = freeze(audio_projection.weight.flatten(1).mT)
         self.pixel_table = freeze(  # (1, frames, patches, hidden)

@@ -35,7 +35,7 @@ CANDIDATES = tuple(backend for backend in PAIRS if backend != "torch")
 REFERENCES = ("onnxruntime", "openvino", "torch")
 """Backends for the reference outputs in fp32: the first that opens."""
 
-CASES = ("no sound", "no picture", "mixed batch")
+CASES = ("no sound", "no frames", "mixed batch")
 """Names from `parity.cases.fidelity_cases`: all kinds of masks, without the longest clips, which `verify` covers."""
 
 TIMED_PATCHES = 54  # time patches in 10 s at the default hop

@@ -131,9 +131,9 @@ def fidelity_cases(task: Task, config: TvltConfig) -> Iterator[Case]:
     frames, patches = max(1, (max_frames + 1) // 2), max(1, min(max_patches, 27))
     clip = lambda frames, patches, seed: synthetic_clip(config, frames, patches, seed)  # noqa: E731
     padded = lambda f, p, seed: pad_clip(config, clip(f, p, seed), frames, patches)  # noqa: E731
-    no_sound, no_picture = clip(frames, 1, 8), clip(1, patches, 9)
+    no_sound, no_frames = clip(frames, 1, 8), clip(1, patches, 9)
     no_sound["audio_mask"][:] = 0
-    no_picture["pixel_mask"][:] = 0
+    no_frames["pixel_mask"][:] = 0
     neither = clip(1, 1, 10)
     neither["audio_mask"][:] = neither["pixel_mask"][:] = 0
     batches = {
@@ -145,7 +145,7 @@ def fidelity_cases(task: Task, config: TvltConfig) -> Iterator[Case]:
         "padded video": stack_clips([clip(frames, patches, 6), padded(1, patches, 7)]),
         "padded sound": stack_clips([clip(frames, patches, 11), padded(frames, max(1, patches // 3), 12)]),
         "no sound": no_sound,
-        "no picture": no_picture,
+        "no frames": no_frames,
         "nothing valid": neither,
         "mixed batch": stack_clips(
             [padded(1, 1, 13), clip(frames, patches, 14), padded(frames, max(1, patches // 2), 15)]
@@ -183,7 +183,7 @@ def raw_cases(config: TvltConfig, hop: int, rows: int) -> Iterator[RawCase]:
     """
     random = np.random.default_rng(31)
 
-    def picture(frames: int, height: int, width: int) -> np.ndarray:
+    def image(frames: int, height: int, width: int) -> np.ndarray:
         gradient = np.linspace(0, 255, width)[:, None] * random.uniform(0, 1, (frames, height, 1, 3))
         noise = random.uniform(0, 255, (frames, height, width, 3)) * random.uniform(0, 1)
         return np.clip(gradient + noise, 0, 255).astype(np.uint8)
@@ -198,11 +198,11 @@ def raw_cases(config: TvltConfig, hop: int, rows: int) -> Iterator[RawCase]:
     middle = hop * max(1, min(rows, 430)) + hop // 3
     tone = (0.5 * np.sin(np.arange(middle) / 9)).astype(np.float32)
     max_frames = config.num_frames
-    yield RawCase("one pixel, shortest sound", picture(1, 1, 1), sound(hop))
-    yield RawCase("max frames, longest sound", picture(max_frames, 90, 160), sound(hop * rows + 5 * hop))
-    yield RawCase("landscape", picture(max(1, max_frames // 2), 361, 641), sound(middle))
-    yield RawCase("portrait, sound of less than a frame", picture(1, 233, 97), sound(2 * hop + 1))
-    yield RawCase("the model's own size, a tone", picture(1, *config.image_shape), tone)
-    yield RawCase("silence", picture(min(2, max_frames), 48, 64), np.zeros(middle, np.float32))
-    yield RawCase("no sound", picture(max_frames, 120, 90), None)
-    yield RawCase("no picture", None, sound(middle))
+    yield RawCase("one pixel, shortest sound", image(1, 1, 1), sound(hop))
+    yield RawCase("max frames, longest sound", image(max_frames, 90, 160), sound(hop * rows + 5 * hop))
+    yield RawCase("landscape", image(max(1, max_frames // 2), 361, 641), sound(middle))
+    yield RawCase("portrait, sound of less than a frame", image(1, 233, 97), sound(2 * hop + 1))
+    yield RawCase("the model's own size, a tone", image(1, *config.image_shape), tone)
+    yield RawCase("silence", image(min(2, max_frames), 48, 64), np.zeros(middle, np.float32))
+    yield RawCase("no sound", image(max_frames, 120, 90), None)
+    yield RawCase("no frames", None, sound(middle))

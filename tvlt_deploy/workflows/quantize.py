@@ -63,17 +63,17 @@ MAX_UNREADABLE = 0.1
 class _Settings:
     """The arguments of `quantize` that decide about the calibration."""
 
-    precisions: tuple[str, ...]
+    precisions: Sequence[str]
     method: str
     percentile: float
     smooth: bool
     alpha: float
-    keep: tuple[str, ...]
+    keep: Sequence[str]
     count: int | None
     max_unreadable: float
     threads: int | None
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         """Raise `UsageError` for values that are not allowed."""
         check_method(self.method, self.percentile)
         check_alpha(self.alpha)
@@ -163,11 +163,20 @@ def quantize(
         VerdictError: a graph misses a limit, or a weight is too large for fp16.
         EnvironmentLackError: a package is missing.
     """
-    settings = _Settings(
-        tuple(precisions), method, percentile, smooth, alpha, tuple(keep), count, max_unreadable, threads
-    )
-    settings.check()
-    for source in (clips, evaluation):
+    settings = _Settings(precisions, method, percentile, smooth, alpha, keep, count, max_unreadable, threads)
+    opened = _open_bundle(bundle, clips, evaluation)
+    with staging(opened, (CONFIG_FILE, WEIGHTS_FILE)) as stage:
+        calibration = _calibrate(opened, clips, evaluation, settings, progress)
+        _write(opened, stage, list(dict.fromkeys(precisions)), calibration, progress)
+        if verify and "int8" in precisions:
+            _verify(stage, threads, progress)
+        replace_graphs(opened, Bundle(stage), QUANTIZED, calibration.receipt)
+    return opened
+
+
+def _open_bundle(bundle: BundleLike, *clips: Clips | None) -> Bundle:
+    """The bundle, after a check of it and of the folders of clips. The fp32 graphs are hashed."""
+    for source in clips:
         if isinstance(source, str | os.PathLike) and not os.path.isdir(source):
             raise UsageError(f"{source} is not a folder", hint="name one that contains media files")
     opened = open_bundle(bundle)
@@ -178,24 +187,15 @@ def quantize(
             f"{opened.directory} was exported without weights, which calibration needs",
             hint="export again without --no-weights",
         )
-    with staging(opened, (CONFIG_FILE, WEIGHTS_FILE)) as stage:
-        calibration = _calibrate(opened, clips, evaluation, settings, progress)
-        variants: list[Variant] = []
-        distinct = list(dict.fromkeys(precisions))
-        for index, precision in enumerate(distinct):
-            progress(Step(f"writing the {precision} graphs", index, len(distinct)))
-            variants += _write(opened, stage, precision, calibration)
-        write_manifest(stage, opened.task, opened.config, variants)
-        if verify and "int8" in precisions:
-            report = run_verify(
-                stage, backends=(DEFAULT_BACKEND,), precisions=("int8",), threads=threads, progress=progress
-            )
-            report.raise_on_failure(
-                "try more clips, --smooth or another --method; or add the graphs with --no-verify, find the layers "
-                "with the largest errors with tvlt-deploy verify --precision int8 --locate, and --keep those"
-            )
-        replace_graphs(opened, Bundle(stage), QUANTIZED, calibration.receipt)
     return opened
+
+
+def _verify(stage: Path, threads: int | None, progress: Progress) -> None:
+    report = run_verify(stage, backends=[DEFAULT_BACKEND], precisions=["int8"], threads=threads, progress=progress)
+    report.raise_on_failure(
+        "try more clips, --smooth or another --method; or add the graphs with --no-verify, find the layers with the "
+        "largest errors with tvlt-deploy verify --precision int8 --locate, and --keep those"
+    )
 
 
 # Calibration ---------------------------------------------------------------------------------------------------------
@@ -323,7 +323,18 @@ def _clips_receipt(reader: ClipReader, evaluated: ClipReader | None, progress: P
 # Files ---------------------------------------------------------------------------------------------------------------
 
 
-def _write(bundle: Bundle, stage: Path, precision: str, calibration: _Calibration) -> list[Variant]:
+def _write(
+    bundle: Bundle, stage: Path, precisions: Sequence[str], calibration: _Calibration, progress: Progress
+) -> None:
+    """Write the graphs of all precisions and their manifest."""
+    variants: list[Variant] = []
+    for index, precision in enumerate(precisions):
+        progress(Step(f"writing the {precision} graphs", index, len(precisions)))
+        variants += _write_precision(bundle, stage, precision, calibration)
+    write_manifest(stage, bundle.task, bundle.config, variants)
+
+
+def _write_precision(bundle: Bundle, stage: Path, precision: str, calibration: _Calibration) -> list[Variant]:
     """Quantize the forms that a precision has, and write them."""
     limits, layers = calibration.limits(precision), len(calibration.layers)
     fp32 = {form: bundle.variant("fp32", form) for form in (STANDARD_FORM, ONNXRUNTIME_CPU_FORM)}

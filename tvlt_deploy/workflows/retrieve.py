@@ -180,9 +180,7 @@ def retrieve(
         VerdictError: a score is not finite.
         TvltError: as `tvlt_deploy.load`.
     """
-    for direction in directions:
-        if direction not in DIRECTIONS:
-            raise UsageError(f"direction is {direction!r}; expected one of {', '.join(DIRECTIONS)}")
+    _check_directions(directions)
     check_window(start, duration)
     sources = [find_sources([paths] if isinstance(paths, str | os.PathLike) else paths) for paths in (queries, gallery)]
     opened = open_bundle(bundle)
@@ -195,6 +193,12 @@ def retrieve(
     opening: dict[str, Any] = {"threads": threads, "trust_engine": trust_engine, "options": options}
     with load(opened, backend, device, precision, progress=progress, **opening) as pipeline:
         return _retrieve(pipeline, sources[0], sources[1], directions, {"start": start, "duration": duration}, progress)
+
+
+def _check_directions(directions: Sequence[str]) -> None:
+    for direction in directions:
+        if direction not in DIRECTIONS:
+            raise UsageError(f"direction is {direction!r}; expected one of {', '.join(DIRECTIONS)}")
 
 
 @dataclass(frozen=True)
