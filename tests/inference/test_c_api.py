@@ -48,6 +48,15 @@ def outputs_of(row: Any) -> dict[str, np.ndarray]:
     return dict(outputs)
 
 
+def test_the_signature_lists_inputs_outputs_of_one_clip_and_labels(embedded: EmbeddedPipeline) -> None:
+    inputs, outputs, labels = embedded.signature(raw=False)
+    assert inputs[0] == ("pixel_values", (-1, -1, 3, 32, 32), "float32")
+    assert [name for name, _, _ in inputs] == ["pixel_values", "audio_values", "pixel_mask", "audio_mask"]
+    assert (outputs, labels) == ([("logits", (2,), "float32")], ["LABEL_0", "LABEL_1"])
+    raw = [("frames", (-1, -1, -1, 3), "uint8"), ("waveform", (-1,), "float32")]
+    assert embedded.signature(raw=True) == (raw, outputs, labels)
+
+
 def test_clips_come_back_in_order_with_scores(embedded: EmbeddedPipeline) -> None:
     clips = [view(frames_of(4), sound_of(50_000)), view(frames_of(1), None), view(None, sound_of(9_000))]
     rows = embedded.run_clips(clips)
