@@ -17,7 +17,7 @@ from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import ConfigError
 from tvlt_deploy.exporters.inference_model import Masking, inference_form, kept_fraction, standard_attention
-from tvlt_deploy.reference import init_checkpoint, load_model
+from tvlt_deploy.reference import init_checkpoint, open_checkpoint
 from tvlt_deploy.tasks import TASKS
 
 IDS = ["-".join(map(str, case)).replace(" ", "_") for case in truth.CASES]
@@ -115,7 +115,7 @@ def test_inference_forms_of_every_configuration_answer_as_transformers(
 ) -> None:
     task, changes = VARIANTS[name]
     checkpoint = checkpoint_of(TASKS[task].architecture, **changes)
-    model = load_model(checkpoint, task)
+    model = open_checkpoint(checkpoint).load(task)
     form = inference_form(model, TASKS[task], standard_attention)
     for case in variant_cases(model.config):
         values = case_feeds(task, model.config, case)

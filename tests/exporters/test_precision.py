@@ -178,7 +178,7 @@ def test_masked_scores_are_not_taken_for_activations(classification: Bundle, tmp
 
 def test_a_weight_that_fp16_cannot_hold_is_named(classification: Bundle, tmp_path: Path) -> None:
     name = "encoder.layers.0.key.weight"
-    with pytest.raises(VerdictError, match=rf"{name} holds a value of size .*; fp16 ends at 65504 \(use bf16"):
+    with pytest.raises(VerdictError, match=rf"{name} has a value of magnitude .*; fp16 has at most 65504 \(use bf16"):
         scaled(classification, name, 1e6, tmp_path)
 
 
@@ -193,7 +193,7 @@ def test_bf16_holds_what_fp16_cannot(classification: Bundle) -> None:
 def test_a_weight_that_is_no_number_is_refused(classification: Bundle, bad: float) -> None:
     graph = fp32_graph(classification)
     graph.graph.initializers["score.bias"].const_value = ir.tensor(np.float32([bad, 0]), name="score.bias")
-    with pytest.raises(VerdictError, match=r"score\.bias holds a value of size (inf|nan)"):
+    with pytest.raises(VerdictError, match=r"score\.bias has a value of magnitude (inf|nan)"):
         precision.to_half(graph, "fp16")
 
 

@@ -99,9 +99,9 @@ def test_healthy_graphs_keep_the_tolerance_in_every_layer(healthy: list[Location
         ("fp16/model.onnx", "encoder.layers.0.norm_after.bias", -1, "encoder.layers.0.norm_after"),
         ("fp16/model.onnx", "embedding.audio_table", 1.1, "embedding.audio"),
         ("fp16/model.onnx", "encoder.layers.1.contract.weight", math.inf, "encoder.layers.1.contract"),
-        ("int8/model.onnx", "encoder.layers.1.expand.weight_step", 2, "encoder.layers.1.expand"),
-        ("int8/model.onnx", "encoder.layers.0.project.input_step", 50, "encoder.layers.0.project"),
-        ("int8/model.onnxruntime-cpu.onnx", "encoder.layers.1.contract.input_step", 50, "encoder.layers.1.contract"),
+        ("int8/model.onnx", "encoder.layers.1.expand.weight_scale", 2, "encoder.layers.1.expand"),
+        ("int8/model.onnx", "encoder.layers.0.project.input_scale", 50, "encoder.layers.0.project"),
+        ("int8/model.onnxruntime-cpu.onnx", "encoder.layers.1.contract.input_scale", 50, "encoder.layers.1.contract"),
         ("int8/model.fp16.onnx", "encoder.layers.0.value.bias", -3, "encoder.layers.0.value"),
     ],
 )
@@ -116,7 +116,7 @@ def test_a_damaged_layer_is_named(
 
 def test_a_damaged_step_tops_the_ranking(bundle: Bundle, copy_of: Callable[[Bundle], Path]) -> None:
     copy = Bundle(copy_of(bundle))
-    damage(copy, "int8/model.onnxruntime-cpu.onnx", "encoder.layers.1.contract.input_step", 50)
+    damage(copy, "int8/model.onnxruntime-cpu.onnx", "encoder.layers.1.contract.input_scale", 50)
     (ranking,) = [each.ranking for each in locate(copy, precisions=["int8"], threads=1) if each.ranking]
     assert ranking[0].layer == "encoder.layers.1.contract"
     assert ranking[0].error > 5 * ranking[1].error
@@ -199,7 +199,7 @@ def test_a_smoothed_bundle_is_compared_in_its_own_channels(reconstruction: Bundl
     assert (before != exact.initializers["encoder.layers.0.norm_before.weight"].const_value.numpy()).any()
     located = locate(bundle, precisions=["int8"], threads=1)
     assert [each.first for each in located] == [None] * 3
-    damage(bundle, "int8/model.onnx", "encoder.layers.1.project.input_step", 50)
+    damage(bundle, "int8/model.onnx", "encoder.layers.1.project.input_scale", 50)
     assert locate(bundle, precisions=["int8"], threads=1)[0].first.layer == "encoder.layers.1.project"
 
 
@@ -208,7 +208,7 @@ def test_a_smoothed_bundle_is_compared_in_its_own_channels(reconstruction: Bundl
 
 def test_the_command_prints_layers_and_ranking(bundle: Bundle, copy_of: Callable[[Bundle], Path]) -> None:
     copy = Bundle(copy_of(bundle))
-    damage(copy, "int8/model.onnx", "encoder.layers.1.expand.weight_step", 2)
+    damage(copy, "int8/model.onnx", "encoder.layers.1.expand.weight_scale", 2)
     arguments = ["verify", str(copy.directory), "--precision", "int8", "--locate", "-q", "--threads", "1"]
     table = CliRunner().invoke(main, arguments)
     assert table.exit_code == 3

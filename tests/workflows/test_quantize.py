@@ -29,10 +29,10 @@ from tvlt_deploy.cli import main
 from tvlt_deploy.errors import InputError, MediaError, UsageError, VerdictError
 from tvlt_deploy.exporters.inference_model import inference_form, standard_attention
 from tvlt_deploy.exporters.quantization.observers import Watch, linear_layers
-from tvlt_deploy.exporters.quantization.qdq import insert_pairs, quantize_weight, step_of
+from tvlt_deploy.exporters.quantization.qdq import insert_qdq, quantize_weight, scale_of
 from tvlt_deploy.exporters.quantization.smoothquant import smooth_layers
 from tvlt_deploy.parity.cases import add_noise, pad_clip, synthetic_clip
-from tvlt_deploy.reference.loading import load_model
+from tvlt_deploy.reference import open_checkpoint
 from tvlt_deploy.runtimes import open_runtime
 from tvlt_deploy.workflows.calibration import ClipReader, digest
 from tvlt_deploy.workflows.quantize import choose_layers, observe, quantize
@@ -50,7 +50,7 @@ def clips_for(bundle: Bundle, count: int = 8, seed: int = 100) -> list[Feeds]:
 
 
 def form_of(bundle: Bundle) -> torch.nn.Module:
-    return inference_form(load_model(bundle.directory, bundle.task.name), bundle.task, standard_attention)
+    return inference_form(open_checkpoint(bundle.directory).load(bundle.task.name), bundle.task, standard_attention)
 
 
 def run_form(form: torch.nn.Module, feeds: Feeds) -> list[np.ndarray]:
@@ -159,7 +159,7 @@ def test_all_forms_share_steps_and_codes(quantized_of: Callable[..., Bundle]) ->
     standard, fused, twin = (
         constants(graph_of(bundle, form=form)) for form in (STANDARD_FORM, ONNXRUNTIME_CPU_FORM, FP16_TWIN_FORM)
     )
-    stored = [name for name in standard if name.endswith((".weight_codes", "_step"))]
+    stored = [name for name in standard if name.endswith((".weight_codes", "_scale"))]
     assert len(stored) == bundle.config.num_hidden_layers * (4 + 6 + 6)
     for name in stored:
         np.testing.assert_array_equal(standard[name], fused[name])
@@ -213,8 +213,8 @@ def test_fp8_is_e4m3_around_fp16(quantized_of: Callable[..., Bundle]) -> None:
 
 
 def test_steps_never_get_too_small_for_fp16() -> None:
-    assert step_of(12.7, "int8") == pytest.approx(0.1)
-    assert step_of(0.0, "int8") == step_of(1e-9, "fp8") == 2**-16
+    assert scale_of(12.7, "int8") == pytest.approx(0.1)
+    assert scale_of(0.0, "int8") == scale_of(1e-9, "fp8") == 2**-16
     weight = np.array([[1.0, 0.0], [-0.5, 0.0]], np.float32)
     codes, step = quantize_weight(weight, "int8")
     np.testing.assert_array_equal(codes, [[127, 0], [-64, 0]])
@@ -269,7 +269,7 @@ def test_steps_agree_with_onnxruntime_on_one_batch(features: Bundle, tmp_path: P
         for reader in observer.readers
     }
     ours = onnx_ir.load(source)
-    assert insert_pairs(ours, limits) == set(limits)
+    assert insert_qdq(ours, limits) == set(limits)
     proto = onnx_ir.to_proto(ours)
     found, wanted = pairs(proto), pairs(theirs)
     assert len(found) == 4 * features.config.num_hidden_layers
@@ -277,7 +277,7 @@ def test_steps_agree_with_onnxruntime_on_one_batch(features: Bundle, tmp_path: P
         assert step == pytest.approx(wanted[tensor], rel=1e-4), tensor
     a, b = constants(proto), constants(theirs)
     for name in limits:
-        np.testing.assert_allclose(a[f"{name}.weight_step"], b[f"{name}.weight_scale"], rtol=1e-6)
+        np.testing.assert_allclose(a[f"{name}.weight_scale"], b[f"{name}.weight_scale"], rtol=1e-6)
         assert np.abs(a[f"{name}.weight_codes"].astype(int) - b[f"{name}.weight_quantized"]).max() <= 1
 
 
@@ -396,7 +396,7 @@ def test_weights_that_give_nan_are_named(features: Bundle) -> None:
     form = form_of(features)
     with torch.no_grad():
         form.encoder.layers[1].norm_after.weight[0] = float("nan")
-    with pytest.raises(InputError, match=r"the input of encoder\.layers\.1\.expand holds NaN or infinity"):
+    with pytest.raises(InputError, match=r"the input of encoder\.layers\.1\.expand has NaN or infinity"):
         watch(form, clips_for(features, 1))
 
 
@@ -450,7 +450,7 @@ def test_refusals(features: Bundle, copy_of: Callable[..., Path]) -> None:
     refused(bundle, clips, UsageError, "count is 0; expected at least 1", count=0)
     refused(bundle, clips, UsageError, "precision is 'fp16'; expected int8 or fp8", precisions=["fp16"])
     refused(bundle, clips, UsageError, "no precision is asked for", precisions=[])
-    refused(bundle, clips, UsageError, r"alpha is 2; wanted 0 .* to 1", smooth=True, alpha=2)
+    refused(bundle, clips, UsageError, r"alpha is 2; expected 0 .* to 1", smooth=True, alpha=2)
     refused(bundle, clips, UsageError, "max_unreadable is 3; expected a share", max_unreadable=3)
     refused(bundle, clips, UsageError, "method is 'max'", method="max")
     refused(bundle, clips, UsageError, r"keep is 'encoder\.layers\.9', which matches no layer; .*layers\.0\.query",
@@ -649,7 +649,7 @@ print(peak_memory())
 def test_a_model_of_full_size(tmp_path: Path) -> None:
     from tvlt_deploy import export
     from tvlt_deploy.config import TvltConfig
-    from tvlt_deploy.reference.loading import init_checkpoint
+    from tvlt_deploy.reference import init_checkpoint
 
     init_checkpoint(tmp_path / "c", TvltConfig(), seed=1, architecture="TvltForAudioVisualClassification")
     export(tmp_path / "c", tmp_path / "bundle", verify=False)

@@ -1,1 +1,1 @@
-"""A reference model to ONNX graphs: the inference model, precisions, quantization, pre-processing."""
+"""From a reference model to ONNX graphs: the inference model, precisions, quantization, pre-processing."""

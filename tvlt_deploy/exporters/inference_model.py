@@ -1,16 +1,17 @@
-"""The forms of the model that are exported: the reference's weights, re-expressed for inference.
+"""The modules that are exported: the weights of the reference, arranged for inference.
 
-Same answers as `tvlt_deploy.reference`, less work:
+They compute the same outputs as `tvlt_deploy.reference` with less work:
 
 - position, temporal, type and frequency embeddings and the patch bias add up to one constant table per modality;
 - patch embedding is a reshape and one MatMul;
 - the query scale is folded into the query weights;
-- classification and matching read token 0 only, so their last encoder layer computes the query, output projection and
-  MLP of that token alone;
-- masks replace scores by a constant that half precision can hold, so that a row without any valid key attends
-  uniformly in every precision, as the reference does.
+- classification and matching use token 0 only, so their last encoder layer computes the query, output projection and
+  MLP of that token only;
+- masks replace scores by a constant that half precision can represent, so that a row without any valid key attends
+  uniformly in every precision, as in the reference.
 
-Every module takes the tensors that `tvlt_deploy.tasks` lists, in that order, and returns a tuple in output order.
+The module of a task accepts the tensors that `tvlt_deploy.tasks` lists, in that order, and returns a tuple of its
+outputs in order.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from tvlt_deploy.errors import ConfigError
 from tvlt_deploy.tasks import Task
 
 MASKED_SCORE = -1e4
-"""Stands in for the score of a masked key: fp16 and bf16 hold it, and its exponential is zero beside any real score."""
+"""Replaces the score of a masked key. fp16 and bf16 represent it, and its exponential next to any real score is 0."""
 
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None, int], Tensor]
 """(query (B, Nq, D), key (B, N, D), value (B, N, D), valid (B, N) bool or None, heads) -> context (B, Nq, D)."""
@@ -43,16 +44,16 @@ def _merge_heads(x: Tensor) -> Tensor:
 
 
 def _mask_keys(key: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Zero the masked keys, and what to add to the scores, (B, N): `MASKED_SCORE` for those, 0 elsewhere.
+    """Keys with the masked ones set to zero, and a bias (B, N) for the scores: `MASKED_SCORE` for masked keys, else 0.
 
-    A zeroed key scores exactly 0 with every query, so the addition replaces its score, which adding to a live score
-    would not: a row without any valid key stays uniform. Engines fuse the addition; few fuse a Where on the scores.
+    A zero key has a score of exactly 0 with every query, so adding the bias replaces its score, and a row without any
+    valid key stays uniform. Engines fuse the addition; few fuse a Where on the scores.
     """
     return torch.where(valid[:, :, None], key, 0.0), torch.where(valid, 0.0, MASKED_SCORE)
 
 
 def standard_attention(query: Tensor, key: Tensor, value: Tensor, valid: Tensor | None, heads: int) -> Tensor:
-    """MatMul, Add, Softmax, MatMul: standard operators, in the pattern that engines recognise and fuse."""
+    """MatMul, Add, Softmax, MatMul: standard operators, in the pattern that engines recognize and fuse."""
     bias = None
     if valid is not None:
         key, bias = _mask_keys(key, valid)
@@ -63,11 +64,12 @@ def standard_attention(query: Tensor, key: Tensor, value: Tensor, valid: Tensor 
     return _merge_heads(torch.softmax(scores, dim=-1) @ value)
 
 
-def fused_attention(query: Tensor, key: Tensor, value: Tensor, valid: Tensor | None, heads: int) -> Tensor:
-    """ONNX Runtime's `MultiHeadAttention`, whose CPU kernel never holds the (Nq, N) matrix when it sees no mask input.
+def multi_head_attention(query: Tensor, key: Tensor, value: Tensor, valid: Tensor | None, heads: int) -> Tensor:
+    """ONNX Runtime's operator `MultiHeadAttention`.
 
-    So what the mask adds goes into eight more channels per head: the key's holds it, the query's holds one. Eight,
-    not one, keeps the inner size of the product a multiple of the vector width.
+    Its CPU kernel does not allocate the (Nq, N) scores when it has no mask input. The bias of the mask therefore goes
+    into eight more channels per head: one channel of the key is the bias, that of the query is 1, the rest are 0.
+    Eight channels keep the inner size of the product a multiple of the vector width.
     """
     if valid is not None:
         key, bias = _mask_keys(key, valid)
@@ -94,7 +96,7 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, valid: Tensor | N
 
 
 class Linear(nn.Module):
-    """`x @ weight + bias` with the weight stored (in, out), as MatMul wants it."""
+    """`x @ weight + bias` with the weight stored (in, out), as MatMul needs it."""
 
     def __init__(self, linear: nn.Linear, scale: float = 1.0) -> None:
         super().__init__()
@@ -109,7 +111,7 @@ class Linear(nn.Module):
 
 
 class Layer(nn.Module):
-    """One pre-norm transformer layer over all tokens, or over the first `queries` of them."""
+    """One pre-norm transformer layer over all tokens, or over the first token only."""
 
     def __init__(self, layer: Any, heads: int, attention: Attention) -> None:
         super().__init__()
@@ -135,7 +137,7 @@ class Layer(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Frames and spectrogram to token embeddings, one MatMul and one table per modality."""
+    """Frames and spectrogram to token embeddings: one MatMul and one table per modality."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -224,7 +226,7 @@ class FeatureExtraction(nn.Module):
 
 
 class Classification(nn.Module):
-    """Logits of the audio-visual classifier."""
+    """The logits of the audio-visual classifier."""
 
     def __init__(self, model: Any, attention: Attention) -> None:
         super().__init__()
@@ -244,7 +246,7 @@ class Classification(nn.Module):
 
 
 class Matching(nn.Module):
-    """The logit of "this sound belongs to this video"."""
+    """The logit that the sound belongs to the video."""
 
     def __init__(self, model: Any, attention: Attention) -> None:
         super().__init__()
@@ -262,22 +264,28 @@ class Matching(nn.Module):
 def kept_fraction(counts: dict[int, int], ratio: float) -> Fraction:
     """The simplest fraction f with floor(n * f) == counts[n] for every n, so that a graph needs integers only.
 
-    `counts` is the reference's own table, computed in double precision from the mask ratio. It holds exactly for the
-    f in [max counts[n] / n, min (counts[n] + 1) / n), which is empty where rounding went up for one n and down for
-    another. Raises `ConfigError` then.
+    The condition is true for every f in [max counts[n] / n, min (counts[n] + 1) / n). This range is empty where
+    rounding went up for one n and down for another.
+
+    Args:
+        counts: Number of patches -> number of kept patches: the table of the reference, computed in double precision.
+        ratio: The mask ratio, for messages.
+
+    Raises:
+        ConfigError: There is no such fraction.
     """
-    least = max(Fraction(kept, n) for n, kept in counts.items())
+    lowest = max(Fraction(kept, n) for n, kept in counts.items())
     bound = min(Fraction(kept + 1, n) for n, kept in counts.items())
-    if least >= bound:
+    if lowest >= bound:
         raise ConfigError(
             f"the mask ratio {ratio!r} keeps a number of patches that no integer rule reproduces",
             hint="choose a ratio a little larger or smaller",
         )
-    # Between neighbours of the Farey sequence, the fraction of least denominator is their mediant.
+    # Between neighbors of the Farey sequence, the fraction with the smallest denominator is their mediant.
     low, high = (0, 1), (1, 0)
     while True:
         fraction = Fraction(low[0] + high[0], low[1] + high[1])
-        if fraction < least:
+        if fraction < lowest:
             low = fraction.numerator, fraction.denominator
         elif fraction >= bound:
             high = fraction.numerator, fraction.denominator
@@ -286,30 +294,30 @@ def kept_fraction(counts: dict[int, int], ratio: float) -> Fraction:
 
 
 class Masking(nn.Module):
-    """Which patches the encoder sees, from noise: the lowest values are kept."""
+    """Keeps the patches with the lowest noise."""
 
     def __init__(self, counts: dict[int, int], ratio: float) -> None:
         super().__init__()
         if min(counts.values()) < 1:
             raise ConfigError(
-                f"the mask ratio {ratio} keeps none of {min(counts)} patches; wanted at least one for every clip",
+                f"the mask ratio {ratio} keeps none of {min(counts)} patches; expected at least one for every clip",
                 hint="lower pixel_mask_ratio or audio_mask_ratio in config.json",
             )
         self.fraction = kept_fraction(counts, ratio)
 
     def forward(self, tokens: Tensor, mask: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Kept tokens, their mask, the order that restores all tokens, and 1 for each valid patch left out."""
+        """Kept tokens, their mask, the order that restores all tokens, and 1 for each valid patch that is dropped."""
         kept = tokens.shape[1] * self.fraction.numerator // self.fraction.denominator
         shuffle = torch.argsort(noise, dim=1)
         restore = torch.argsort(shuffle, dim=1)
         keep = shuffle[:, :kept]
-        shown = tokens.gather(1, keep[:, :, None].expand(-1, -1, tokens.shape[2]))
+        visible = tokens.gather(1, keep[:, :, None].expand(-1, -1, tokens.shape[2]))
         valid = (mask > 0.5).to(tokens.dtype)
-        return shown, mask.gather(1, keep), restore, (restore >= kept).to(tokens.dtype) * valid
+        return visible, mask.gather(1, keep), restore, (restore >= kept).to(tokens.dtype) * valid
 
 
 class Decoder(nn.Module):
-    """Hidden states of the shown patches to predicted values of all patches of one modality."""
+    """Hidden states of the kept patches to predicted values of all patches of one modality."""
 
     def __init__(self, model: Any, attention: Attention, mask_token: Tensor, table: Tensor, head: nn.Linear) -> None:
         super().__init__()
@@ -320,10 +328,10 @@ class Decoder(nn.Module):
         self.mask_token = nn.Parameter(mask_token.detach(), requires_grad=False)
         self.table = nn.Parameter(table.detach().contiguous(), requires_grad=False)
 
-    def forward(self, shown: Tensor, restore: Tensor, steps: int) -> Tensor:
+    def forward(self, visible: Tensor, restore: Tensor, steps: int) -> Tensor:
         batch, total = restore.shape
-        masked = self.mask_token.expand(batch, total - shown.shape[1], -1)
-        x = torch.cat([shown, masked], dim=1).gather(1, restore[:, :, None].expand(-1, -1, shown.shape[2]))
+        masked = self.mask_token.expand(batch, total - visible.shape[1], -1)
+        x = torch.cat([visible, masked], dim=1).gather(1, restore[:, :, None].expand(-1, -1, visible.shape[2]))
         x = x + self.table[:, :steps].reshape(1, steps * self.table.shape[2], -1)
         for layer in self.layers:
             x = layer(x, None)
@@ -332,7 +340,7 @@ class Decoder(nn.Module):
 
 
 class Reconstruction(nn.Module):
-    """The masked autoencoder: predicted patch values of both modalities, and which patches were left out."""
+    """The masked autoencoder: predicted patch values of both modalities, and which patches were dropped."""
 
     def __init__(self, model: Any, attention: Attention) -> None:
         super().__init__()
@@ -372,7 +380,7 @@ class Reconstruction(nn.Module):
             + model.decoder_audio_type_embed,
             model.audio_mae_head.decoder,
         )
-        # One set of decoder weights serves both modalities.
+        # Both modalities use the same decoder weights.
         self.audio_decoder.layers, self.audio_decoder.norm = self.pixel_decoder.layers, self.pixel_decoder.norm
 
     def forward(
@@ -407,5 +415,14 @@ _FORMS: dict[str, Callable[[Any, Attention], nn.Module]] = {
 
 
 def inference_form(model: nn.Module, task: Task, attention: Attention) -> nn.Module:
-    """The module that is exported for a task, in eval mode, holding its own frozen copy of the weights."""
+    """The module that is exported for a task.
+
+    Args:
+        model: A reference model that computes the task.
+        task: The task.
+        attention: How attention is computed.
+
+    Returns:
+        The module in evaluation mode, with frozen parameters. LayerNorms are shared with `model`, other weights copied.
+    """
     return _FORMS[task.name](model, attention).eval()

@@ -1,12 +1,11 @@
-"""Typed half-precision graphs from the fp32 graph: what an engine computes is what the graph says.
+"""Half-precision graphs from the fp32 graph, with explicit types: engines compute in the types of the graph.
 
-Everything that pictures and sounds flow through becomes fp16 or bf16. What flows from masks and noise alone stays
-fp32, as do graph inputs and outputs, and the arithmetic of shapes is not touched. Statistics of a LayerNormalization
-stay fp32 inside the operator (`stash_type`).
+Everything that depends on frames or sound becomes fp16 or bf16. What depends on masks and noise only stays fp32, as do
+graph inputs and outputs; shape arithmetic is unchanged. The statistics of a LayerNormalization stay fp32 inside the
+operator (`stash_type`).
 
-No operator of the exported graphs needs a newer opset for bf16 than for fp16: opset 20 defines every one of them for
-both (patch embedding is a MatMul; a Conv would want opset 22). The default opset therefore serves both. Half-precision
-scales of QuantizeLinear and DequantizeLinear want opset 19.
+The default opset 20 defines every operator of the exported graphs for both types (patch embedding is a MatMul; a Conv
+in bf16 would need opset 22). Half-precision scales of QuantizeLinear and DequantizeLinear need opset 19.
 """
 
 from __future__ import annotations
@@ -24,25 +23,33 @@ from tvlt_deploy.errors import UsageError, VerdictError
 HALF_TYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 LARGEST_FP16 = 65504.0
 RANGE_LIMIT = LARGEST_FP16 / 2
-"""The largest activation that an fp16 graph may reach over the cases it is measured on."""
+"""The largest activation that is accepted in an fp16 graph over the cases it is measured on."""
 
-_SMALLEST_QDQ_OPSET = 19
+_MIN_QDQ_OPSET = 19
 _SCALE_ERROR = 2**-8
 _LAYOUT = {
     "Concat", "Expand", "Gather", "GatherElements", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze",
 }  # fmt: skip
-"""Operators that move values without changing any."""
+"""Operators that move or copy values without changing them."""
 
 
 def to_half(graph: ir.Model, precision: str) -> ir.Model:
-    """A copy of an fp32 graph in the standard form, or of one with int8 or fp8 Q/DQ, computing in fp16 or bf16.
+    """Convert an fp32 graph in the standard form, with or without int8 or fp8 QDQ, to half precision.
 
-    Inputs and outputs keep names, shapes and float32. Raises `UsageError` for another precision, an operator that has
-    no such type in the graph's opset (non-standard operators have none), and Q/DQ below opset 19; `VerdictError`
-    naming the constant that fp16 cannot hold.
+    Args:
+        graph: The graph; it is not changed.
+        precision: `fp16` or `bf16`.
+
+    Returns:
+        A copy that computes in the precision. Inputs and outputs keep their names, shapes and float32.
+
+    Raises:
+        UsageError: The precision is another one, an operator does not have the type in the graph's opset
+            (non-standard operators do not), or the graph has QDQ and an opset below 19.
+        VerdictError: A constant exceeds the range of fp16, or a quantization scale changes too much.
     """
     if precision not in HALF_TYPES:
-        raise UsageError(f"precision is {precision!r}; wanted one of {', '.join(HALF_TYPES)}")
+        raise UsageError(f"precision is {precision!r}; expected one of {', '.join(HALF_TYPES)}")
     model = graph.clone()
     _Conversion(model.graph, HALF_TYPES[precision]).run()
     _check_operators(model, HALF_TYPES[precision])
@@ -50,7 +57,7 @@ def to_half(graph: ir.Model, precision: str) -> ir.Model:
 
 
 class _Conversion:
-    """One pass over the nodes in order; `exact` holds the float32 values that masks and noise alone lead to."""
+    """One pass over the nodes in order; `exact` are the float32 values that depend on masks and noise only."""
 
     def __init__(self, graph: ir.Graph, half: ir.DataType) -> None:
         self.graph, self.half = graph, half
@@ -86,7 +93,7 @@ class _Conversion:
                 value.type = ir.TensorType(self.half)  # a new one: a clone shares its types with the original
 
     def _cast(self, value: ir.Value, consumer: ir.Node) -> ir.Value:
-        """The half-precision value of a float32 one, made before its first consumer."""
+        """The half-precision value of a float32 one, inserted before its first consumer."""
         if value not in self.casts:
             cast = _cast_node(value, self.half, f"{value.name}.{self.half.name.lower()}")
             self.graph.insert_before(consumer, cast)
@@ -115,13 +122,13 @@ class _Conversion:
             largest = float(np.abs(array).max(initial=0.0))
             if not largest <= LARGEST_FP16:
                 raise VerdictError(
-                    f"{name} holds a value of size {largest:.6g}; fp16 ends at {LARGEST_FP16:.0f}",
+                    f"{name} has a value of magnitude {largest:.6g}; fp16 has at most {LARGEST_FP16:.0f}",
                     hint="use bf16, which has the range of fp32",
                 )
         return ir.Tensor(array.astype(self.half.numpy()), name=name)
 
     def _name_constants(self) -> None:
-        """Give each half constant the name of the float32 one, where nothing uses that any more."""
+        """Rename each half constant to the float32 one where nothing uses that any more."""
         for old, new in self.constants.items():
             if not old.uses():
                 name = old.name
@@ -154,28 +161,28 @@ def _check_scale(exact: np.ndarray, half: np.ndarray, name: str) -> None:
     error = np.abs(half.astype(np.float64) / exact - 1).max(initial=0.0)
     if not error <= _SCALE_ERROR:
         raise VerdictError(
-            f"half precision changes the quantization scale {name} by {error:.2%}; wanted at most {_SCALE_ERROR:.2%}",
+            f"half precision changes the quantization scale {name} by {error:.2%}; expected at most {_SCALE_ERROR:.2%}",
             hint="leave that layer in higher precision with tvlt-deploy quantize --keep",
         )
 
 
 def _check_operators(model: ir.Model, half: ir.DataType) -> None:
     """Raise `UsageError` for an operator that its opset does not define for the half type."""
-    wanted = f"tensor({half.name.lower()})"
+    half_type = f"tensor({half.name.lower()})"
     for node in model.graph.all_nodes():
         if not any(x is not None and x.dtype == half for x in (*node.inputs, *node.outputs)):
             continue
         version = model.opset_imports.get(node.domain)
         if node.domain:
-            raise UsageError(f"{node.domain}.{node.op_type} has no {wanted}", hint="convert the standard form")
+            raise UsageError(f"{node.domain}.{node.op_type} has no {half_type}", hint="convert the standard form")
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and version is not None:
-            lacking = version < _SMALLEST_QDQ_OPSET
+            missing = version < _MIN_QDQ_OPSET
         else:
             schema = onnx.defs.get_schema(node.op_type, version or 1)
-            lacking = not any(wanted in constraint.allowed_type_strs for constraint in schema.type_constraints)
-        if lacking:
+            missing = not any(half_type in constraint.allowed_type_strs for constraint in schema.type_constraints)
+        if missing:
             raise UsageError(
-                f"{node.op_type} of opset {version} has no {wanted}", hint="export with a newer --opset, such as 20"
+                f"{node.op_type} of opset {version} has no {half_type}", hint="export with a newer --opset, such as 20"
             )
 
 
@@ -183,19 +190,19 @@ def _check_operators(model: ir.Model, half: ir.DataType) -> None:
 
 
 def range_probe(graph: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
-    """A copy of a half-precision graph with one output `peaks`, and what each of its entries measures.
+    """A copy of a half-precision graph that measures its activations, and the names of what it measures.
 
-    `peaks` is float32, (values,): the largest magnitude of every computed half-precision value, in graph order. The
-    constant that stands for masked scores is left out, and so are copies and moves of values already counted.
+    The only output of the copy is `peaks`, float32, (values,): the largest magnitude of every computed half-precision
+    value, in graph order. The constant for masked scores, and copies of values already counted, are left out.
     """
     model = graph.clone()
     names: list[str] = []
     peaks: list[ir.Value] = []
     for value, label in list(_computed(model.graph)):
-        steps = _peak_nodes(value, len(names))
-        model.graph.extend(steps)
+        nodes = _peak_nodes(value, len(names))
+        model.graph.extend(nodes)
         names.append(label)
-        peaks.append(steps[-1].outputs[0])
+        peaks.append(nodes[-1].outputs[0])
     output = ir.Value(name="peaks", shape=ir.Shape([len(names)]), type=ir.TensorType(ir.DataType.FLOAT))
     model.graph.append(ir.Node("", "Concat", peaks, [ir.AttrInt64("axis", 0)], outputs=[output]))
     model.graph.outputs[:] = [output]
@@ -205,11 +212,21 @@ def range_probe(graph: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
 def largest_activation(
     path: str | os.PathLike[str], batches: Iterable[Mapping[str, np.ndarray]], threads: int | None = None
 ) -> tuple[float, str]:
-    """The largest magnitude in a half-precision graph file over batches of inputs, on ONNX Runtime, and where it is.
+    """The largest magnitude in a half-precision graph over batches of inputs, measured with ONNX Runtime on the CPU.
 
-    Where fp16 cannot hold some, it is the first of those: what comes after is its doing. (On a CPU, ONNX Runtime
-    computes many half-precision operators in fp32, so that such a value may well be finite.) Raises
-    `EnvironmentLackError` without onnxruntime.
+    ONNX Runtime computes many half-precision operators in fp32 on a CPU, so a value beyond fp16 may still be finite.
+
+    Args:
+        path: The graph file.
+        batches: Inputs by name, one mapping per call.
+        threads: Threads of ONNX Runtime; all cores by default.
+
+    Returns:
+        The magnitude, and the name of its place in the graph. Where some values exceed fp16 it is the first of them,
+        which causes those that follow.
+
+    Raises:
+        EnvironmentLackError: onnxruntime is missing.
     """
     from tvlt_deploy.runtimes.onnxruntime import open_graph
 
@@ -225,8 +242,8 @@ def largest_activation(
 
 
 def _peak_nodes(value: ir.Value, index: int) -> list[ir.Node]:
-    """Nodes from a value to its largest magnitude, float32 (1,); reductions copy nothing of the value's size."""
-    new = lambda step: ir.Value(name=f"peak_{index}_{step}")  # noqa: E731
+    """Nodes from a value to its largest magnitude, float32 (1,), without a copy of the value."""
+    new = lambda suffix: ir.Value(name=f"peak_{index}_{suffix}")  # noqa: E731
     flat = [ir.AttrInt64("keepdims", 0)]
     high = ir.Node("", "ReduceMax", [value], flat, outputs=[new("high")])
     low = ir.Node("", "ReduceMin", [value], flat, outputs=[new("low")])
@@ -242,7 +259,7 @@ def _peak_nodes(value: ir.Value, index: int) -> list[ir.Node]:
 
 
 def _computed(graph: ir.Graph) -> Iterator[tuple[ir.Value, str]]:
-    """Half-precision values that some arithmetic made, each with the layer it belongs to."""
+    """The half-precision values that are results of arithmetic, each with the layer it belongs to."""
     masks: set[ir.Value] = set()
     label: dict[ir.Value, str] = {}
     for node in graph:

@@ -13,7 +13,7 @@ from tvlt_deploy.processors.mel import mel_filter_bank
 
 _CHUNK = 64  # frames worked on at once: their buffers (about 1 MB) stay in a core's cache
 _BAND = 16  # mel filters per matrix product: neighbours share a narrow range of bins, the rest of the bank is zeros
-LEAST_POWER = 1e-10
+MIN_POWER = 1e-10
 """Mel power below this counts as this."""
 DYNAMIC_RANGE = 1e-8
 """The least share of the clip's loudest mel power that counts: 80 dB."""
@@ -93,7 +93,7 @@ class LogMel:
             kept = max(0, min(len(chunk), len(power) - start))
             power[start : start + kept] = chunk[:kept]
         # clip((10 log10(power) - 20) / 40, -2, 0) + 1
-        np.maximum(power, np.float32(max(LEAST_POWER, loudest * DYNAMIC_RANGE)), out=power)
+        np.maximum(power, np.float32(max(MIN_POWER, loudest * DYNAMIC_RANGE)), out=power)
         np.log10(power, out=power)
         power *= np.float32(0.25)
         power += np.float32(0.5)

@@ -26,7 +26,7 @@ from tvlt_deploy.parity.cases import RawCase, raw_cases
 from tvlt_deploy.parity.metrics import is_hidden
 from tvlt_deploy.processors import TvltFeatureExtractor, TvltProcessor
 from tvlt_deploy.processors.serialization import PREPROCESSOR_FILE
-from tvlt_deploy.processors.spectrogram import DYNAMIC_RANGE, LEAST_POWER
+from tvlt_deploy.processors.spectrogram import DYNAMIC_RANGE, MIN_POWER
 from tvlt_deploy.tasks import TOLERANCES
 
 INDEX_FILE = "index.json"
@@ -205,7 +205,7 @@ def _sound_stages(extractor: TvltFeatureExtractor, wave: np.ndarray) -> Iterator
     mel = log_mel.mel(wave, 0, count)
     yield "mel", mel
     rows = min(count - 1, extractor.max_rows)
-    floor = np.float32(max(LEAST_POWER, float(mel.max()) * DYNAMIC_RANGE))
+    floor = np.float32(max(MIN_POWER, float(mel.max()) * DYNAMIC_RANGE))
     yield "decibel", 10 * np.log10(np.maximum(mel[:rows], floor))
 
 

@@ -34,7 +34,7 @@ try:
     from polygraphy.comparator import Comparator
     from polygraphy.logger import G_LOGGER
 
-    from tvlt_deploy.exporters.quantization.qdq import LARGEST, insert_pairs
+    from tvlt_deploy.exporters.quantization.qdq import LARGEST, insert_qdq
     from tvlt_deploy.runtimes.onnxruntime import open_graph
 except ImportError as error:
     raise EnvironmentLackError(
@@ -345,7 +345,7 @@ def rank_layers(
     errors = []
     for name in counted(list(limits), "ranking int8 layers", progress):
         model = exact.model.clone()
-        insert_pairs(model, {name: limits[name]}, "int8", unsigned=True)
+        insert_qdq(model, {name: limits[name]}, "int8", unsigned=True)
         actual = answers(model)
         errors.append(LayerError(name, max(_answer_error(output, actual, expected) for output in task.output_names)))
     return sorted(errors, key=lambda layer: -layer.error)

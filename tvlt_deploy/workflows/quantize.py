@@ -44,7 +44,7 @@ try:
     from tvlt_deploy.exporters.precision import to_half
     from tvlt_deploy.exporters.quantization.histogram import METHODS, check_method
     from tvlt_deploy.exporters.quantization.observers import Observer, Watch, linear_layers
-    from tvlt_deploy.exporters.quantization.qdq import insert_pairs
+    from tvlt_deploy.exporters.quantization.qdq import insert_qdq
     from tvlt_deploy.exporters.quantization.smoothquant import check_alpha, smooth_layers
     from tvlt_deploy.runtimes.torch import TorchRuntime
     from tvlt_deploy.workflows.calibration import ClipReader, Clips
@@ -343,7 +343,7 @@ def _write_precision(bundle: Bundle, stage: Path, precision: str, calibration: _
         if form == STANDARD_FORM or precision == "int8":
             graphs[form] = onnx_ir.load(bundle.path(variant.path))
             _replace_parameters(graphs[form], calibration.smoothed)
-            found = insert_pairs(graphs[form], limits, precision, unsigned=form == ONNXRUNTIME_CPU_FORM)
+            found = insert_qdq(graphs[form], limits, precision, unsigned=form == ONNXRUNTIME_CPU_FORM)
             if len(found) < layers:
                 raise BundleError(
                     f"{bundle.path(variant.path)} has {len(found)} of {layers} linear layers",

@@ -9,8 +9,8 @@ from tvlt_deploy.exporters.quantization.histogram import (
     METHODS,
     Histogram,
     check_method,
-    least_divergence,
-    least_square_error,
+    min_divergence,
+    min_square_error,
     percentile,
 )
 
@@ -71,14 +71,14 @@ def test_percentile_ignores_what_is_rare() -> None:
 
 
 def test_mse_leaves_a_ramp_alone_and_clips_a_long_tail() -> None:
-    assert least_square_error(histogram_of(np.linspace(0, 1, 100_000))) == pytest.approx(1, abs=0.02)
+    assert min_square_error(histogram_of(np.linspace(0, 1, 100_000))) == pytest.approx(1, abs=0.02)
     normal = np.random.default_rng(0).normal(size=1_000_000)
-    limit = least_square_error(histogram_of(normal))
+    limit = min_square_error(histogram_of(normal))
     assert limit == pytest.approx(best_of(normal), rel=0.03)
     assert limit < np.abs(normal).max()
     # n rounded values cost n (limit / 127)^2 / 12, one clipped outlier (1000 - limit)^2
     wanted = 1000 / (1 + len(normal) / (12 * 127**2))
-    assert least_square_error(histogram_of(normal, np.array([1000.0]))) == pytest.approx(wanted, rel=0.05)
+    assert min_square_error(histogram_of(normal, np.array([1000.0]))) == pytest.approx(wanted, rel=0.05)
 
 
 def best_of(values: np.ndarray) -> float:
@@ -92,10 +92,10 @@ def best_of(values: np.ndarray) -> float:
 
 
 def test_entropy_keeps_a_ramp_whole_and_cuts_an_outlier() -> None:
-    assert least_divergence(histogram_of(np.linspace(0, 0.999, 500_000))) == pytest.approx(0.999, abs=0.02)
+    assert min_divergence(histogram_of(np.linspace(0, 0.999, 500_000))) == pytest.approx(0.999, abs=0.02)
     normal = np.random.default_rng(1).normal(size=500_000)
-    assert least_divergence(histogram_of(normal, np.array([60.0]))) < 8
-    assert 2 < least_divergence(histogram_of(normal)) < 6
+    assert min_divergence(histogram_of(normal, np.array([60.0]))) < 8
+    assert 2 < min_divergence(histogram_of(normal)) < 6
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -106,8 +106,8 @@ def test_zeros_have_no_limit_and_do_no_harm(method: str) -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(UsageError, match=r"method is 'best'; wanted one of minmax, percentile, entropy, mse"):
+    with pytest.raises(UsageError, match=r"method is 'best'; expected one of minmax, percentile, entropy, mse"):
         check_method("best", 99.99)
-    with pytest.raises(UsageError, match=r"percentile is 90; wanted 99\.9 to 99\.999"):
+    with pytest.raises(UsageError, match=r"percentile is 90; expected 99\.9 to 99\.999"):
         check_method("percentile", 90)
     check_method("mse", 90)

@@ -1,4 +1,4 @@
-"""What flows into the linear layers of the form that ships, over any number of clips, in constant memory."""
+"""Statistics of the inputs of linear layers, over any number of clips, in constant memory."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ READERS: Mapping[str, tuple[str, ...]] = {
     "expand": ("expand",),
     "contract": ("contract",),
 }
-"""In a `Layer`: the linear layer that is watched -> all that read the same tensor."""
+"""In a `Layer`: the linear layer whose input is observed -> all linear layers with the same input."""
 
 
 def transformer_layers(form: nn.Module) -> Iterator[tuple[str, Layer]]:
-    """The transformer layers of an inference form by name; layers that two decoders share come once."""
+    """The transformer layers of an inference form by name; layers that two decoders share appear once."""
     return ((name, module) for name, module in form.named_modules() if isinstance(module, Layer))
 
 
 def linear_layers(form: nn.Module) -> dict[str, tuple[str, ...]]:
-    """The linear layers worth quantizing: name -> all its names, which are two where decoders share layers.
+    """The linear layers to quantize: name -> all names of the layer, two where decoders share it.
 
-    Those of the transformer layers, but for the ones that see a single token, in the last layer in front of a
-    classifier: they take no time, and quantizing them doubles the error of the answer.
+    They are those of the transformer layers, except the ones with a single token as input, in the last layer before a
+    classifier: these cost no time, and quantizing them doubles the error of the answer.
     """
     named = dict(form.named_modules(remove_duplicate=False))
     layers = {
@@ -50,8 +50,14 @@ def linear_layers(form: nn.Module) -> dict[str, tuple[str, ...]]:
 class Observer:
     """The magnitudes of one tensor: the largest of each channel, and their histogram.
 
-    name: of the layer whose input it is. readers: all layers that read the tensor. counting: fill the histogram, not
-    only its `largest`.
+    Args:
+        name: The layer whose input it is.
+        readers: All layers that read the tensor.
+        counting: Fill the histogram; otherwise only its `largest`.
+
+    Attributes:
+        channels: The largest magnitude of each channel, (channels,); None before the first update.
+        histogram: The magnitudes of all channels together.
     """
 
     def __init__(self, name: str, readers: tuple[str, ...], counting: bool = True) -> None:
@@ -60,12 +66,16 @@ class Observer:
         self.histogram = Histogram()
 
     def update(self, values: Tensor) -> None:
-        """Count values (tokens, channels). Raises `InputError` where they are not finite."""
+        """Count values (tokens, channels).
+
+        Raises:
+            InputError: A value is NaN or infinite.
+        """
         magnitudes = values.abs()
         peaks = magnitudes.amax(dim=0)
         if not torch.isfinite(peaks).all():
             raise InputError(
-                f"the input of {self.name} holds NaN or infinity",
+                f"the input of {self.name} has NaN or infinity; expected finite values",
                 hint="look for damaged weights, or leave the clip out",
             )
         self.channels = peaks if self.channels is None else torch.maximum(self.channels, peaks)
@@ -76,9 +86,16 @@ class Observer:
 
 
 class Watch:
-    """Observers on the inputs of every linear layer of a form's transformer layers, while the `with` lasts.
+    """Observers on the inputs of all linear layers of the transformer layers, inside a `with` block.
 
-    Padding is not counted. A layer without a mask (the decoders) attends to all its tokens, and so all count.
+    Padding is not counted. In a layer without a mask (the decoders) all tokens count.
+
+    Args:
+        form: An inference form.
+        counting: As for `Observer`.
+
+    Attributes:
+        observers: The observer of each layer name.
     """
 
     def __init__(self, form: nn.Module, counting: bool = True) -> None:
@@ -125,7 +142,7 @@ class Watch:
 def _counted(values: Tensor, valid: Tensor | None, class_token: bool) -> Tensor:
     """The tokens (n, channels) of values (batch, tokens, channels) that an answer depends on.
 
-    The class token, where there is one, always counts: its key may be masked, but its state is what is read.
+    The class token, where there is one, always counts: the heads read its state even where its key is masked.
     """
     if valid is None or values.shape[1] != valid.shape[1] or bool(valid.all()):
         return values.flatten(0, 1)

@@ -1,7 +1,7 @@
-"""SmoothQuant: move outliers from activations into weights, where each channel has a step of its own.
+"""SmoothQuant: move outliers from activations into weights, where each channel has a scale of its own.
 
 Source: Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models", 2023.
-Factors are powers of two, so in floating point every product and sum stays the same to the last bit.
+Factors are powers of two, so that in floating point every product and sum is bit-identical.
 """
 
 from __future__ import annotations
@@ -17,25 +17,35 @@ from tvlt_deploy.exporters.quantization.observers import Observer, transformer_l
 
 
 def check_alpha(alpha: float) -> None:
-    """Raise `UsageError` for a share outside 0 to 1."""
+    """Check the smoothing strength.
+
+    Raises:
+        UsageError: It is outside 0 to 1.
+    """
     if not 0 <= alpha <= 1:
-        raise UsageError(f"alpha is {alpha}; wanted 0 (leave activations alone) to 1 (move all into the weights)")
+        raise UsageError(f"alpha is {alpha}; expected 0 (keep the activations) to 1 (move everything into the weights)")
 
 
 def _factors(activations: Tensor, readers: list[Linear], alpha: float) -> Tensor:
-    """What each channel is divided by: activations^alpha / weights^(1 - alpha), to the nearest power of two."""
+    """The divisor of each channel: activations^alpha / weights^(1 - alpha), rounded to a power of two."""
     weights = torch.stack([reader.weight.abs().amax(dim=1) for reader in readers]).amax(dim=0)
     exponent = alpha * activations.log2() - (1 - alpha) * weights.log2()
     return torch.where((activations > 0) & (weights > 0), exponent, 0.0).round().exp2()
 
 
 def smooth_layers(form: nn.Module, observers: Mapping[str, Observer], alpha: float) -> dict[str, Tensor]:
-    """Rebalance the transformer layers of an inference form, in place, without a change of what it computes.
+    """Smooth the transformer layers of an inference form, in place; its outputs stay the same.
 
-    observers: of the inputs of `key`, `project` and `expand`, by layer name. The factors go into the LayerNorm in
-    front of the first and the last, and into `value` in front of `project`, which attention only averages. The
-    LayerNorms belong to the model that the form was made from as well.
-    Returns the parameters of the layers, by every name they have.
+    The divisors go into the LayerNorm before `key` and `expand`, and into `value` before `project`, because attention
+    only averages values. The LayerNorms are shared with the model that the form was built from.
+
+    Args:
+        form: An inference form.
+        observers: Observers of the inputs of `key`, `project` and `expand`, by layer name.
+        alpha: The smoothing strength, 0 to 1.
+
+    Returns:
+        The parameters of the layers, by every name they have.
     """
     with torch.no_grad():
         for name, layer in transformer_layers(form):
