@@ -7,6 +7,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from click.testing import CliRunner
 
 from tests import truth
+from tests.data.fused import generate
 from tests.processors.test_audio import SIGNALS
 from tests.reference import hf
 from tvlt_deploy import export
@@ -28,14 +30,15 @@ from tvlt_deploy.bundle.writer import file_entry, update_manifest
 from tvlt_deploy.cli import main
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import InputError, UsageError, VerdictError
+from tvlt_deploy.exporters.onnx import DEFAULT_OPSET, IR_VERSION
 from tvlt_deploy.exporters.preprocessing import graph as fused_module
-from tvlt_deploy.exporters.preprocessing.graph import preprocessing_graph
 from tvlt_deploy.inference.pipeline import load
 from tvlt_deploy.parity.cases import raw_cases
 from tvlt_deploy.processors import OriginalProcessor, TvltProcessor
 from tvlt_deploy.processors.serialization import PREPROCESSOR_FILE
 from tvlt_deploy.runtimes import open_runtime
 from tvlt_deploy.runtimes.onnxruntime import open_fused
+from tvlt_deploy.tasks import TASKS, TensorSpec
 from tvlt_deploy.workflows.fuse import fuse
 from tvlt_deploy.workflows.locate import locate
 
@@ -59,6 +62,21 @@ def no_frames(height: int = 224, width: int = 224) -> np.ndarray:
 NO_SOUND = np.zeros(0, np.float32)
 
 
+def preprocessing_graph(config: TvltConfig, processor: TvltProcessor) -> onnx_ir.Model:
+    """The fused graph of a model that returns its inputs, each under its name and `.echo`."""
+    specs = TASKS["feature-extraction"].inputs(config)
+    float32 = onnx_ir.TensorType(onnx_ir.DataType.FLOAT)
+    inputs = [onnx_ir.Value(name=name, type=float32, shape=onnx_ir.Shape(spec.shape)) for name, spec in specs.items()]
+    outputs = [onnx_ir.Value(name=f"{name}.echo", type=float32) for name in specs]
+    nodes = [onnx_ir.node("Identity", [x], outputs=[y]) for x, y in zip(inputs, outputs, strict=True)]
+    graph = onnx_ir.Graph(inputs, outputs, nodes=nodes, opset_imports={"": DEFAULT_OPSET}, name="echo")
+    model = onnx_ir.Model(graph, ir_version=IR_VERSION)
+    free = {f"{name}.echo": TensorSpec("float32", tuple("abcde"[: len(spec.shape)])) for name, spec in specs.items()}
+    echo = SimpleNamespace(outputs=lambda config: free)  # axes of other names: nothing is trimmed
+    fused_module.join(model, echo, config, processor)  # type: ignore[arg-type]
+    return model
+
+
 @pytest.fixture(scope="module")
 def processor() -> TvltProcessor:
     return TvltProcessor.from_config(TvltConfig())
@@ -78,7 +96,7 @@ Preprocess = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
 @pytest.fixture(scope="module")
 def preprocess(graph: Path) -> Preprocess:
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
+    names = [output.name.removesuffix(".echo") for output in session.get_outputs()]
     return lambda frames, wave: dict(zip(names, session.run(None, {"frames": frames, "waveform": wave}), strict=True))
 
 
@@ -134,6 +152,32 @@ def test_pixels_are_those_of_transformers(preprocess: Preprocess) -> None:
     found = preprocess(frames, NO_SOUND)
     np.testing.assert_array_equal(found["pixel_values"], wanted["pixel_values"])
     np.testing.assert_array_equal(found["pixel_mask"], wanted["pixel_mask"])
+
+
+def assert_golden(actual: dict[str, np.ndarray], golden: dict[str, Any], limit: float) -> None:
+    for name, expected in golden.items():
+        picked = generate.picked(actual[name])
+        assert picked["shape"] == expected["shape"]
+        np.testing.assert_allclose(picked["values"], expected["values"], rtol=0, atol=limit, err_msg=name)
+        assert picked["magnitude"] == pytest.approx(expected["magnitude"], rel=1e-4)
+
+
+def test_prepared_arrays_are_the_frozen_ones_of_transformers() -> None:
+    config = TvltConfig(**generate.CONFIG)
+    model = onnx_ir.to_proto(preprocessing_graph(config, TvltProcessor.from_config(config))).SerializeToString()
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    values = session.run(None, {"frames": generate.frames(), "waveform": generate.waveform()})
+    actual = {output.name.removesuffix(".echo"): x for output, x in zip(session.get_outputs(), values, strict=True)}
+    assert_golden(actual, json.loads(generate.GOLDEN.read_text())["inputs"], 5e-5)
+
+
+@pytest.mark.parametrize("task", generate.ARCHITECTURES)
+def test_answers_are_the_frozen_ones_of_transformers(task: str, tmp_path: Path) -> None:
+    golden = json.loads(generate.GOLDEN.read_text())[task]
+    assert generate.write_checkpoint(tmp_path / "checkpoint", task) == golden["sha256"]
+    bundle = export(tmp_path / "checkpoint", tmp_path / "bundle", task=task, fused=True, verify=False)
+    with open_fused(bundle, threads=1) as runtime:
+        assert_golden(runtime.run(generate.frames(), generate.waveform()), golden["outputs"], 1e-4)
 
 
 @pytest.mark.parametrize("signal", SIGNALS)

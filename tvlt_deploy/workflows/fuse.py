@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from tvlt_deploy._internal.progress import Progress, silent
 from tvlt_deploy.bundle import Bundle, BundleLike, open_bundle
-from tvlt_deploy.bundle.manifest import STANDARD_FORM, WEIGHTS_FILE
+from tvlt_deploy.bundle.manifest import FUSED_FORM, STANDARD_FORM, WEIGHTS_FILE
 from tvlt_deploy.bundle.preprocessing import processor_of
 from tvlt_deploy.bundle.writer import replace_graphs, staging, write_manifest
 from tvlt_deploy.config import CONFIG_FILE
 from tvlt_deploy.errors import EnvironmentLackError, UsageError
-from tvlt_deploy.processors import OriginalProcessor, TvltProcessor
 from tvlt_deploy.processors.serialization import PREPROCESSOR_FILE
 from tvlt_deploy.runtimes import DEFAULT_BACKEND
 from tvlt_deploy.workflows.verify import verify as run_verify
 
 try:
-    from tvlt_deploy.exporters.preprocessing.audio import check_feature_extractor
-    from tvlt_deploy.exporters.preprocessing.graph import DIRECTORY, check_task, write_fused
-    from tvlt_deploy.exporters.preprocessing.image import check_image_processor
+    from tvlt_deploy.exporters.preprocessing.graph import check_fusable, write_fused
 except ImportError as error:
     raise EnvironmentLackError(
         f"fusing needs {error.name}, which is not installed", hint="pip install 'tvlt-deploy[export,cpu]'"
@@ -31,18 +28,25 @@ def fuse(
     threads: int | None = None,
     progress: Progress = silent,
 ) -> Bundle:
-    """Add the fused graph to a bundle, in place of one that it holds.
+    """Add the fused graph to a bundle, or replace the one that it has. On any error the bundle is unchanged.
 
-    bundle: one with the fp32 graph and pre-processing of its own.
-    verify: measure the graph on raw clips against processors and reference, which needs the bundle's weights; a miss
-        raises `VerdictError`.
+    Args:
+        bundle: A bundle, or its path. It needs the fp32 graph and pre-processing of its own.
+        verify: Compare the graph on raw clips with the processors and the reference; needs the bundle's weights.
+        threads: Threads of the engine during verification; all cores by default.
+        progress: Receives a line of text for each step.
 
-    On any error the bundle is as it was. Raises `UsageError` for a task or pre-processing that is not fused, and for a
-    bundle that lacks the fp32 graph or, to verify, the weights.
+    Returns:
+        The bundle.
+
+    Raises:
+        UsageError: The task or the pre-processing has no fused graph, or the bundle is without the fp32 graph or, to
+            verify, without weights.
+        VerdictError: Verification failed.
+        EnvironmentLackError: A package is missing.
     """
     opened = open_bundle(bundle)
-    check_task(opened.task)
-    processor = read_processor(opened)
+    processor = check_fusable(opened.task, processor_of(opened), opened.directory)
     source = opened.variant("fp32", STANDARD_FORM)
     if verify and not opened.has_weights:
         raise UsageError(
@@ -52,24 +56,9 @@ def fuse(
     opened.check(source.files)
     with staging(opened, (CONFIG_FILE, PREPROCESSOR_FILE, *([WEIGHTS_FILE] if verify else []))) as stage:
         progress("writing the fused graph")
-        variant = write_fused(opened.path(source.path), stage, opened.task, opened.config, processor, source.opset)
+        variant = write_fused(opened.path(source.path), stage, opened.task, opened.config, processor)
         write_manifest(stage, opened.task, opened.config, [variant])
         if verify:
             run_verify(stage, backends=(DEFAULT_BACKEND,), threads=threads, progress=progress).raise_on_failure()
-        replace_graphs(opened, Bundle(stage), (DIRECTORY,))
+        replace_graphs(opened, Bundle(stage), (FUSED_FORM,))
     return opened
-
-
-def read_processor(bundle: Bundle) -> TvltProcessor:
-    """A bundle's pre-processing. Raises `UsageError` where the graph does not reproduce it."""
-    processor = processor_of(bundle)
-    if isinstance(processor, OriginalProcessor):
-        raise UsageError(
-            f"{bundle.directory} is pre-processed by the original recipe ({processor.file_name}), which is not fused",
-            hint="use the pipeline, or prepare the tensors yourself",
-        )
-    if not isinstance(processor, TvltProcessor):
-        raise UsageError(f"{bundle.directory} holds no {PREPROCESSOR_FILE}; there is nothing to fuse")
-    check_image_processor(processor.image_processor)
-    check_feature_extractor(processor.feature_extractor)
-    return processor

@@ -1,4 +1,4 @@
-"""Writing ONNX graphs by hand: one call per operator, in named stages."""
+"""Build ONNX graphs by hand: one call per operator, in named stages."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ Operand = ir.Value | np.ndarray | int | float | list[int]
 
 
 class Operators:
-    """A list of nodes and constants in the making: `op.Add(a, b)` appends an Add and returns its output.
+    """A list of nodes and constants: `op.Add(a, b)` appends an Add and returns its output.
 
-    Operands are values or constants: ints and lists of ints become int64 vectors, floats float32 scalars. Keywords are
-    the operator's attributes. Nodes are named after the stage they belong to: `frames/width/MatMul_3`.
+    Operands are values or constants: ints and lists of ints become int64 vectors, floats float32 scalars. Keyword
+    arguments are the operator's attributes. Nodes are named after their stage: `image/width/MatMul_3`.
+
+    Attributes:
+        nodes: The nodes in order.
+        constants: The constants, without duplicates.
     """
 
     def __init__(self) -> None:
@@ -26,7 +30,7 @@ class Operators:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Nodes written inside carry this name; stages nest."""
+        """Name the nodes that are appended inside the `with` block; stages nest."""
         self._stages.append(name)
         try:
             yield
@@ -45,7 +49,7 @@ class Operators:
         return self.nodes[-1].outputs[0]
 
     def constant(self, value: np.ndarray | int | float | list[int]) -> ir.Value:
-        """A constant, the same one for equal arrays."""
+        """A constant; equal arrays are one constant."""
         if isinstance(value, np.ndarray):
             array = np.ascontiguousarray(value)
         elif isinstance(value, float):

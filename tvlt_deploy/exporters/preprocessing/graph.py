@@ -1,93 +1,100 @@
 """The fused graph: pre-processing and model in one, from frames and sound to answers, for hosts without Python.
 
-One clip a call, in strict float32. An absent part is one of length zero. The model is the standard form in fp32.
+It processes one clip per call, in float32 (TF32 is not enough). An absent part has length zero. The model is the
+standard form in fp32.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 
-from tvlt_deploy._version import __version__
-from tvlt_deploy.bundle.manifest import FUSED_FORM, NOT_RUN, Variant
+from tvlt_deploy.bundle.manifest import FUSED_FORM, Variant
 from tvlt_deploy.config import TvltConfig
-from tvlt_deploy.errors import EnvironmentLackError, UsageError
-from tvlt_deploy.processors import TvltProcessor
-from tvlt_deploy.tasks import AUDIO_PATCHES, PIXEL_PATCHES, RAW_INPUTS, TASKS, TOKENS, Task, TensorSpec
-
-try:
-    import onnx_ir as ir
-
-    from tvlt_deploy.exporters import onnx
-    from tvlt_deploy.exporters.preprocessing.audio import write_audio_graph
-    from tvlt_deploy.exporters.preprocessing.builder import Operators
-    from tvlt_deploy.exporters.preprocessing.image import write_image_graph
-except ImportError as error:
-    raise EnvironmentLackError(
-        f"fusing needs {error.name}, which is not installed", hint="pip install 'tvlt-deploy[export,cpu]'"
-    ) from error
-
-DIRECTORY = "fused"
+from tvlt_deploy.errors import UsageError
+from tvlt_deploy.exporters.onnx import save_variants
+from tvlt_deploy.exporters.preprocessing.audio import write_audio_graph
+from tvlt_deploy.exporters.preprocessing.builder import Operators
+from tvlt_deploy.exporters.preprocessing.image import write_image_graph
+from tvlt_deploy.processors import OriginalProcessor, Processor, TvltProcessor
+from tvlt_deploy.processors.serialization import PREPROCESSOR_FILE
+from tvlt_deploy.tasks import AUDIO_PATCHES, PIXEL_PATCHES, RAW_INPUTS, TOKENS, Task, TensorSpec
 
 
-def check_task(task: Task) -> None:
-    """Raise `UsageError` for a task that has no fused graph."""
+def check_fusable(task: Task, processor: Processor | None, source: Path) -> TvltProcessor:
+    """Check that a task and a recipe have a fused graph; `write_fused` checks the settings of the recipe.
+
+    Args:
+        task: The task of the model.
+        processor: Its pre-processing; None where there is none.
+        source: The checkpoint or bundle, for messages.
+
+    Returns:
+        The processor.
+
+    Raises:
+        UsageError: The task or the recipe has no fused graph.
+    """
     if task.needs_noise:
         raise UsageError(
-            f"{task.name} has no fused graph: it wants masking noise for as many patches as the clip has",
+            f"{task.name} has no fused graph: its masking noise has the length of the prepared clip",
             hint="prepare the tensors with tvlt_deploy.Pipeline.inputs",
         )
+    if isinstance(processor, OriginalProcessor):
+        raise UsageError(
+            f"{source} is pre-processed by the original recipe ({processor.file_name}), which has no fused graph",
+            hint="use the pipeline, or prepare the tensors with tvlt_deploy.Pipeline.inputs",
+        )
+    if not isinstance(processor, TvltProcessor):
+        raise UsageError(f"{source} has no {PREPROCESSOR_FILE}; there is nothing to fuse")
+    return processor
 
 
-def write_fused(
-    standard: Path, directory: Path, task: Task, config: TvltConfig, processor: TvltProcessor, opset: int
-) -> Variant:
-    """Write the fused graph and its weights below `directory`, from the standard graph in the file `standard`.
+def write_fused(standard: Path, directory: Path, task: Task, config: TvltConfig, processor: TvltProcessor) -> Variant:
+    """Write the fused graph and its weights.
 
-    The weights stand there a second time: a graph's data file must lie beside it, as a file of its own (ONNX's checker,
-    ONNX Runtime and OpenVINO refuse a path that leaves the directory and symbolic links, the checker hard links too).
+    The weights are stored a second time: the data file of a graph must be in the same directory, as a file of its own
+    (ONNX's checker, ONNX Runtime and OpenVINO refuse paths out of the directory and symbolic links, the checker hard
+    links too).
+
+    Args:
+        standard: The file of the standard graph in fp32.
+        directory: The bundle that the fused graph is written to.
+        task: The task of the model.
+        config: The model's configuration.
+        processor: The pre-processing.
+
+    Returns:
+        The variant, not verified yet.
+
+    Raises:
+        UsageError: A setting of the processor is not supported in a graph.
     """
     model = ir.load(standard)
     join(model, task, config, processor)
-    metadata = {"tvlt.task": task.name, "tvlt.precision": "fp32", "tvlt.config": json.dumps(config.to_dict())}
-    onnx.save_graphs({"model.onnx": model}, directory / DIRECTORY, metadata)
-    path = f"{DIRECTORY}/model.onnx"
-    return Variant("fp32", FUSED_FORM, path, (path, f"{DIRECTORY}/{onnx.WEIGHTS_FILE}"), opset, NOT_RUN)
-
-
-def preprocessing_graph(config: TvltConfig, processor: TvltProcessor, opset: int = onnx.DEFAULT_OPSET) -> ir.Model:
-    """The pre-processing alone: `RAW_INPUTS` to the model's values and masks, one clip.
-
-    `pixel_values` and both masks are those of `tvlt_deploy.Pipeline.inputs` to the last bit where the part is there,
-    `audio_values` within 5e-5. Less sound than one hop counts as none.
-    """
-    written = _Preprocessing(config, processor)
-    for name, spec in TASKS["feature-extraction"].inputs(config).items():
-        written.values[name].type, written.values[name].shape = _tensor_type(spec), ir.Shape([1, *spec.shape[1:]])
-    graph = ir.Graph(
-        written.inputs,
-        list(written.values.values()),
-        nodes=written.op.nodes,
-        initializers=list(written.op.constants.values()),
-        opset_imports={"": opset},
-        name="preprocessing",
-    )
-    return ir.Model(graph, ir_version=onnx.IR_VERSION, producer_name="tvlt-deploy", producer_version=__version__)
+    (variant,) = save_variants({FUSED_FORM: model}, directory, "fp32", task, config)
+    return variant
 
 
 def join(model: ir.Model, task: Task, config: TvltConfig, processor: TvltProcessor) -> None:
     """Put pre-processing in front of a standard graph, in place, and cut the tokens of an absent part from its outputs.
 
     The tensors between the two keep the names of the model's inputs.
+
+    Args:
+        model: The standard graph in fp32.
+        task: The task that it computes.
+        config: The model's configuration.
+        processor: The pre-processing.
     """
     graph = model.graph
     written = _Preprocessing(config, processor)
     for value in list(graph.inputs):
-        made = written.values[value.name or ""]
-        made.type, made.shape = value.type, value.shape
-        value.replace_all_uses_with(made)
+        prepared = written.values[value.name or ""]
+        prepared.type, prepared.shape = value.type, value.shape
+        value.replace_all_uses_with(prepared)
     graph.inputs[:] = written.inputs
     graph.insert_before(graph[0], written.op.nodes)
     done = len(written.op.nodes)
@@ -103,7 +110,7 @@ def _tensor_type(spec: TensorSpec) -> ir.TensorType:
 
 
 class _Preprocessing:
-    """Operators from the raw inputs to the model's, `values` by name."""
+    """The operators from the raw inputs to the model's inputs; `values` has the latter by name."""
 
     def __init__(self, config: TvltConfig, processor: TvltProcessor) -> None:
         self.op = op = Operators()
@@ -117,7 +124,7 @@ class _Preprocessing:
         with op.stage("audio"):
             audio_values, rows = write_audio_graph(op, waveform, processor.feature_extractor)
         with op.stage("masks"):
-            # Patches that are there, and patches that the model is given: of an absent part, one frame or step.
+            # The valid patches, and the patches that the model receives: of an absent part, one frame or time step.
             steps = op.Div(op.Add(rows, config.audio_patch[0] - 1), config.audio_patch[0])
             self.pixels, self.audio = (
                 op.Mul(number, patches)
@@ -135,12 +142,12 @@ class _Preprocessing:
         for name, value in self.values.items():
             value.name = name
 
-    def _mask(self, there: ir.Value, given: ir.Value) -> ir.Value:
-        valid = self.op.Cast(self.op.Min(there, 1), to=ir.DataType.FLOAT)
+    def _mask(self, valid_patches: ir.Value, given: ir.Value) -> ir.Value:
+        valid = self.op.Cast(self.op.Min(valid_patches, 1), to=ir.DataType.FLOAT)
         return self.op.Expand(valid, self.op.Concat([1], given, axis=0))
 
     def trim(self, value: ir.Value, shape: tuple[int | str, ...]) -> ir.Value:
-        """An output (batch, tokens, hidden) without the tokens of an absent part; any other is left as it is."""
+        """An output (batch, tokens, hidden) without the tokens of an absent part; any other output unchanged."""
         op = self.op
         if TOKENS in shape:
             start = op.Add(self.given, 1)
