@@ -41,7 +41,7 @@ from tvlt_deploy.bench.workloads import Workload, make_workload
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.parity.cases import synthetic_clip
-from tvlt_deploy.reference.loading import init_checkpoint
+from tvlt_deploy.reference import init_checkpoint
 from tvlt_deploy.workflows.quantize import quantize
 
 RATE = 44100

@@ -31,7 +31,7 @@ from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.bundle.manifest import QUANTIZED
 from tvlt_deploy.errors import TvltError
 from tvlt_deploy.parity.metrics import label_agreement
-from tvlt_deploy.reference import TvltForAudioVisualClassification, load_model
+from tvlt_deploy.reference import TvltForAudioVisualClassification, open_checkpoint
 from tvlt_deploy.runtimes import BACKENDS, held_precisions, open_runtime
 from tvlt_deploy.runtimes.base import Runtime
 from tvlt_deploy.tasks import PRECISIONS
@@ -143,7 +143,7 @@ def judge(
     The bundle must contain its weights and have one of `TASKS`.
     """
     name, task = name or bundle.directory.name, bundle.task.name
-    reference = load_model(bundle.directory, task)
+    reference = open_checkpoint(bundle.directory).load(task)
     for backend, precision, form in _targets(bundle, device):
         if precision not in precisions:
             continue
@@ -158,7 +158,7 @@ def judge(
 
 def judge_naive(bundle: Bundle, clips: Clips, name: str = "") -> Score:
     """Score a simulation of naive int8, as a baseline for the bundle's own."""
-    reference = load_model(bundle.directory, bundle.task.name)
+    reference = open_checkpoint(bundle.directory).load(bundle.task.name)
     naive = naive_int8(reference, make_clips("calibration", CALIBRATION_CLIPS).batches())
     numbers = measure(naive, reference, bundle.task.name, clips)
     return Score(name or bundle.directory.name, "torch", "int8", "simulated", "naive minmax", **numbers)

@@ -24,7 +24,7 @@ from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import CheckpointError, EnvironmentLackError, UsageError
 from tvlt_deploy.processors import TvltProcessor
 from tvlt_deploy.reference import TvltModel
-from tvlt_deploy.reference.weights import checkpoint_path
+from tvlt_deploy.reference.loading import checkpoint_path
 
 COMMITS = {"main": "a" * 40, "v1": "b" * 40}
 NOT_WANTED = ("README.md", "flax_model.msgpack", "optimizer.pt")

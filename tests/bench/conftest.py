@@ -21,7 +21,7 @@ TINY = TvltConfig(
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("onnxruntime")
-    loading = pytest.importorskip("tvlt_deploy.reference.loading")
+    loading = pytest.importorskip("tvlt_deploy.reference")
     from tvlt_deploy.workflows.export import export
 
     folder = tmp_path_factory.mktemp("bench")

@@ -199,11 +199,11 @@ def test_labels_of_any_type(labels: list[Any]) -> None:
     [
         ({"labels": None}, "labels is None; training the matching task needs labels and pixel_values_mixed"),
         ({"pixel_values_mixed": None}, "pixel_values_mixed is None; training"),
-        ({"labels": torch.ones(2, 2)}, r"labels has shape \(2, 2\); wanted \(2,\) or \(2, 1\)"),
-        ({"labels": torch.ones(1)}, r"labels has shape \(1,\); wanted \(2,\)"),
+        ({"labels": torch.ones(2, 2)}, r"labels has shape \(2, 2\); expected \(2,\) or \(2, 1\)"),
+        ({"labels": torch.ones(1)}, r"labels has shape \(1,\); expected \(2,\)"),
         ({"labels": [1, 0]}, "labels is a list"),
         ({"pixel_values_mixed": torch.zeros(2, 9, 3, 32, 32)}, r"pixel_values_mixed has shape \(2, 9, .*sample fewer"),
-        ({"pixel_mask_mixed": torch.zeros(2, 9)}, r"pixel_mask_mixed has shape \(2, 9\); wanted a tensor \(2, 12\)"),
+        ({"pixel_mask_mixed": torch.zeros(2, 9)}, r"pixel_mask_mixed has shape \(2, 9\); expected a tensor \(2, 12\)"),
         ({"pixel_values": None}, "pixel_values is None"),
     ],
 )
@@ -275,19 +275,19 @@ def test_regression_labels_are_never_broadcast() -> None:
         wrong = theirs(**inputs).loss
     right = F.mse_loss(theirs(**hf.clip()).logits.view(-1), inputs["labels"])
     assert abs(wrong - right) > 1e-3
-    with pytest.raises(InputError, match=r"labels has shape \(2,\); regression wants \(2, 1\), as the logits"):
+    with pytest.raises(InputError, match=r"labels has shape \(2,\); regression needs \(2, 1\), as the logits"):
         ours(**inputs)
 
 
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (torch.tensor([[1], [0]]), r"torch.int64 of shape \(2, 1\); classification wants class ids \(2,\)"),
-        (torch.tensor([1, 0, 2]), r"shape \(3,\); classification wants class ids \(2,\)"),
-        (torch.tensor([1.0, 0.0]), r"torch.float32 of shape \(2,\); classification wants probabilities \(2, 3\)"),
-        (torch.tensor([3, 0]), "labels holds 3; wanted class ids from 0 to 2"),
-        (torch.tensor([-1, 0]), "labels holds -1; wanted class ids from 0 to 2"),
-        ([1, 0], "labels is a list; wanted a torch.Tensor"),
+        (torch.tensor([[1], [0]]), r"torch.int64 of shape \(2, 1\); classification needs class ids \(2,\)"),
+        (torch.tensor([1, 0, 2]), r"shape \(3,\); classification needs class ids \(2,\)"),
+        (torch.tensor([1.0, 0.0]), r"torch.float32 of shape \(2,\); classification needs probabilities \(2, 3\)"),
+        (torch.tensor([3, 0]), "labels has 3; expected class ids from 0 to 2"),
+        (torch.tensor([-1, 0]), "labels has -1; expected class ids from 0 to 2"),
+        ([1, 0], "labels is a list; expected a torch.Tensor"),
     ],
 )
 def test_refused_class_labels(labels: Any, message: str) -> None:

@@ -186,7 +186,7 @@ def test_a_pickle_with_code_is_refused_by_name_and_not_run(inside: bool, tmp_pat
     state, bomb = dict(original.weights("mosei_sentiment")), Bomb(tmp_path / "was-run")
     content = {"state_dict": {**state, "x": bomb}} if inside else {"state_dict": state, "callbacks": bomb}
     torch.save(content, tmp_path / "last.ckpt")
-    with pytest.raises(CheckpointError, match=r"other than tensors \(\w+\.mkdir\).*nothing in it was run"):
+    with pytest.raises(CheckpointError, match=r"other than tensors \(\w+\.mkdir\).*no code was run"):
         small(tmp_path / "last.ckpt")
     assert not (tmp_path / "was-run").exists()
 
@@ -202,23 +202,26 @@ def given(key: str, value: Any) -> Callable[[dict[str, Tensor]], None]:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (without("blocks.1.attn.qkv.bias"), "lacks 1 of 45 keys: blocks.1.attn.qkv.bias"),
-        (without("classifier.0.dense.weight"), "lacks 1 of 45 keys: classifier.0.dense.weight"),
-        (without("cls_token"), "no TVLT of the authors' code: cls_token is missing"),
-        (without("temporal_embed"), "lacks temporal_embed"),
-        (given("blocks.0.gamma", torch.ones(16)), "holds 1 unknown keys: blocks.0.gamma"),
-        (given("classifier.3.weight", torch.ones(16)), "holds 1 unknown keys: classifier.3.weight"),
-        (given("transformer.norm.bias", torch.ones(16)), "holds norm.bias twice"),
-        (given("epoch", 3), "holds a int under 'epoch'"),
-        (given("norm.bias", torch.ones(17)), r"norm.bias has shape \(17,\), wanted \(16,\) .*each other"),
-        (given("blocks.0.attn.qkv.weight", torch.ones(16, 16)), r"qkv.weight has shape \(16, 16\), wanted \(48, 16\)"),
-        (given("pos_embed_v", torch.ones(1, 5, 16)), "5 positions in pos_embed_v; wanted those of a square"),
-        (given("pos_embed_a", torch.ones(16)), r"pos_embed_a of shape \(16,\); wanted 3 axes"),
+        (without("blocks.1.attn.qkv.bias"), "1 of 45 keys are missing: blocks.1.attn.qkv.bias"),
+        (without("classifier.0.dense.weight"), "1 of 45 keys are missing: classifier.0.dense.weight"),
+        (without("cls_token"), "is not a TVLT checkpoint of the authors' code: cls_token is missing"),
+        (without("temporal_embed"), "temporal_embed is missing"),
+        (given("blocks.0.gamma", torch.ones(16)), "1 keys are unknown: blocks.0.gamma"),
+        (given("classifier.3.weight", torch.ones(16)), "1 keys are unknown: classifier.3.weight"),
+        (given("transformer.norm.bias", torch.ones(16)), "has norm.bias twice"),
+        (given("epoch", 3), "contains a int under 'epoch'"),
+        (given("norm.bias", torch.ones(17)), r"norm.bias has shape \(17,\), expected \(16,\) .*each other"),
+        (
+            given("blocks.0.attn.qkv.weight", torch.ones(16, 16)),
+            r"qkv.weight has shape \(16, 16\), expected \(48, 16\)",
+        ),
+        (given("pos_embed_v", torch.ones(1, 5, 16)), "5 positions in pos_embed_v; expected a square number"),
+        (given("pos_embed_a", torch.ones(16)), r"pos_embed_a of shape \(16,\); expected 3 axes"),
         (given("norm.bias", torch.full((16,), torch.nan)), "NaN or infinity in norm.bias"),
         (given("norm.bias", torch.ones(16, dtype=torch.int64)), "norm.bias as torch.int64"),
-        (given("classifier.4.weight", torch.ones(7, 32)), "classifier of 7 outputs; known are 1 .* and 6"),
-        (given("text_embeddings.word_embeddings.weight", torch.ones(1)), "is for video and text"),
-        (given("norm.bias", torch.eye(16).to_sparse()), "wanted plain dense tensors"),
+        (given("classifier.4.weight", torch.ones(7, 32)), "classifier of 7 outputs; expected 1 .* or 6"),
+        (given("text_embeddings.word_embeddings.weight", torch.ones(1)), "is a model of video and text"),
+        (given("norm.bias", torch.eye(16).to_sparse()), "expected dense tensors"),
     ],
 )
 def test_files_that_do_not_fit_are_refused_by_their_own_names(
@@ -240,12 +243,12 @@ def test_files_of_other_formats_are_refused(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=name):
             OriginalCheckpoint(tmp_path / name)
     convert(PRETRAIN, tmp_path / "hf", settings=original.settings_of("pretrain"))
-    with pytest.raises(CheckpointError, match=r"cls_token is missing \(give the directory"):
+    with pytest.raises(CheckpointError, match=r"cls_token is missing \(pass the directory"):
         OriginalCheckpoint(tmp_path / "hf" / "model.safetensors")
 
 
 def test_a_task_that_the_file_does_not_hold() -> None:
-    with pytest.raises(CheckpointError, match="tasks it holds: feature-extraction, audio-visual-classification"):
+    with pytest.raises(CheckpointError, match="tasks it can serve: feature-extraction, audio-visual-classification"):
         opened("vqa").load("masked-reconstruction")
     with pytest.raises(UsageError, match="task is 'captioning'"):
         opened("vqa").load("captioning")
@@ -264,9 +267,9 @@ def test_a_head_chooses_among_the_tasks_of_a_file_with_several(tmp_path: Path) -
 
 
 def test_a_head_that_the_file_or_the_task_does_not_have() -> None:
-    with pytest.raises(UsageError, match="holds no head 'rank_output'; it holds matching_score"):
+    with pytest.raises(UsageError, match="has no head 'rank_output'; it has matching_score"):
         opened("pretrain", head="rank_output")
-    with pytest.raises(UsageError, match="matching_score is no head for masked-reconstruction"):
+    with pytest.raises(UsageError, match="matching_score is not a head for masked-reconstruction"):
         opened("pretrain", head="matching_score").load("masked-reconstruction")
 
 
@@ -283,7 +286,7 @@ def test_a_head_that_the_file_or_the_task_does_not_have() -> None:
     ],
 )
 def test_what_a_file_does_not_tell_has_to_be_given(kind: str, settings: dict[str, Any], lacking: str) -> None:
-    with pytest.raises(UsageError, match=f"does not tell its {lacking} ") as caught:
+    with pytest.raises(UsageError, match=f"does not state its {lacking} ") as caught:
         OriginalCheckpoint(original.path_of(kind), settings)
     assert caught.value.exit_code == 2
 
@@ -291,15 +294,15 @@ def test_what_a_file_does_not_tell_has_to_be_given(kind: str, settings: dict[str
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"hidden_size": 32}, "hidden_size is 32 in the settings; .* holds 24"),
-        ({"num_layers": 12}, "num_layers is 12 in the settings; .* holds 2"),
-        ({"decoder_hidden_size": 512}, "decoder_hidden_size is 512 in the settings; .* holds 16"),
-        ({"audio_patch_size": [2, 128]}, r"audio_patch_size is \[2, 128\] in the settings; .* holds \[16, 16\]"),
-        ({"num_frames": 9}, "num_frames is 9; .* holds 8 frame positions"),
-        ({"num_heads": "3"}, "num_heads is '3'; wanted an int"),
+        ({"hidden_size": 32}, "hidden_size is 32 in the settings; .* has 24"),
+        ({"num_layers": 12}, "num_layers is 12 in the settings; .* has 2"),
+        ({"decoder_hidden_size": 512}, "decoder_hidden_size is 512 in the settings; .* has 16"),
+        ({"audio_patch_size": [2, 128]}, r"audio_patch_size is \[2, 128\] in the settings; .* has \[16, 16\]"),
+        ({"num_frames": 9}, "num_frames is 9; .* has 8 frame positions"),
+        ({"num_heads": "3"}, "num_heads is '3'; expected an int"),
         ({"num_heads": 5}, "hidden_size 24 is not a multiple of num_attention_heads 5"),
-        ({"frame_masking": 1}, "frame_masking is 1; wanted true or false"),
-        ({"decoder_num_heads": 0}, "decoder_num_heads is 0; wanted an int of at least 1"),
+        ({"frame_masking": 1}, "frame_masking is 1; expected true or false"),
+        ({"decoder_num_heads": 0}, "decoder_num_heads is 0; expected an int of at least 1"),
     ],
 )
 def test_settings_that_contradict_the_file(changes: dict[str, Any], says: str) -> None:

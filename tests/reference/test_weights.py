@@ -23,7 +23,7 @@ from tvlt_deploy.reference import (
     TvltModel,
     held_tasks,
     init_checkpoint,
-    load_model,
+    open_checkpoint,
 )
 
 Model = Any
@@ -147,17 +147,17 @@ def test_pretraining_file_without_a_decoder(tmp_path: Path) -> None:
     hf.assert_same(TvltForPreTraining.from_pretrained(tmp_path)(**hf.training_clip()), theirs(**hf.training_clip()))
     with pytest.raises(
         CheckpointError,
-        match=r"has no head for masked-reconstruction; the tasks it holds: "
-        r"feature-extraction, audio-visual-matching \(ask",
+        match=r"has no head for masked-reconstruction; the tasks it can serve: "
+        r"feature-extraction, audio-visual-matching \(choose",
     ):
-        load_model(tmp_path, "masked-reconstruction")
+        open_checkpoint(tmp_path).load("masked-reconstruction")
 
 
 def test_missing_head_names_the_tasks_that_the_file_holds(tmp_path: Path) -> None:
     saved_by_hf(tmp_path)
     with pytest.raises(
         CheckpointError,
-        match="no head for audio-visual-classification; the tasks it holds: "
+        match="no head for audio-visual-classification; the tasks it can serve: "
         "feature-extraction, audio-visual-matching, masked-reconstruction",
     ):
         TvltForAudioVisualClassification.from_pretrained(tmp_path)
@@ -174,9 +174,9 @@ def test_held_tasks() -> None:
 
 @pytest.mark.parametrize("task", TASKS_OF_PRETRAINING)
 @torch.no_grad()
-def test_load_model_holds_the_asked_head_alone(task: str, tmp_path: Path) -> None:
+def test_a_loaded_model_has_the_head_of_its_task_alone(task: str, tmp_path: Path) -> None:
     theirs = saved_by_hf(tmp_path)
-    ours = load_model(tmp_path, task)
+    ours = open_checkpoint(tmp_path).load(task)
     assert not ours.training
     assert held_tasks(ours.state_dict()) == tuple(dict.fromkeys(["feature-extraction", task]))
     if task == "audio-visual-matching":
@@ -184,9 +184,9 @@ def test_load_model_holds_the_asked_head_alone(task: str, tmp_path: Path) -> Non
         hf.assert_same(ours(**inputs).matching_logits, theirs(**inputs).matching_logits)
 
 
-def test_load_model_of_an_unknown_task(tmp_path: Path) -> None:
+def test_loading_for_an_unknown_task(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="task is 'captioning'; wanted one of feature-extraction"):
-        load_model(tmp_path, "captioning")
+        open_checkpoint(tmp_path).load("captioning")
 
 
 # Seeded checkpoints ----------------------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ def test_seeded_checkpoint(name: str, tmp_path: Path) -> None:
 
 
 def test_seeded_checkpoint_refusals(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"architecture is 'Bert'; wanted one of TvltForAudioVisualClassification"):
+    with pytest.raises(UsageError, match=r"architecture is 'Bert'; expected one of TvltForAudioVisualClassification"):
         init_checkpoint(tmp_path, hf.our_config(), architecture="Bert")
     with pytest.raises(UsageError, match="seed is -1"):
         init_checkpoint(tmp_path, hf.our_config(), seed=-1)
@@ -248,11 +248,11 @@ def test_missing_directory_and_files(tmp_path: Path, checkpoint: Path) -> None:
     (checkpoint / "model.safetensors").unlink()
     refused(
         checkpoint,
-        r"holds no weights; looked for model.safetensors, model.safetensors.index.json, "
+        r"has no weights; looked for model.safetensors, model.safetensors.index.json, "
         r"pytorch_model.bin, pytorch_model.bin.index.json",
     )
     (checkpoint / "config.json").unlink()
-    refused(checkpoint, r"checkpoint holds no config.json")
+    refused(checkpoint, r"checkpoint has no config.json")
 
 
 @pytest.mark.parametrize(
@@ -288,16 +288,16 @@ def test_configuration_of_an_absurd_size(changes: dict[str, int], message: str, 
         (
             "num_frames",
             8,
-            r"temporal_embed has shape \(1, 4, 32\), wanted \(1, 8, 32\).*config.json disagrees on num_frames",
+            r"temporal_embed has shape \(1, 4, 32\), expected \(1, 8, 32\).*config.json disagrees on num_frames",
         ),
-        ("spectrogram_length", 128, r"pos_embed_a has shape \(1, 4, 32\), wanted \(1, 8, 32\).*spectrogram_length"),
-        ("image_size", 64, r"pos_embed_v has shape \(1, 4, 32\), wanted \(1, 16, 32\).*image_size"),
-        ("intermediate_size", 96, r"has shape \(64,\), wanted \(96,\)"),
-        ("num_hidden_layers", 3, r"lacks 16 of \d+ keys: tvlt.encoder.layer.2.attention.*and 11 more"),
-        ("num_hidden_layers", 1, r"holds 16 unknown keys: tvlt.encoder.layer.1.attention.*and 11 more"),
-        ("decoder_num_hidden_layers", 1, r"holds 16 unknown keys: decoder.decoder_layers.1"),
-        ("qkv_bias", False, r"holds 12 unknown keys: .*key.bias"),
-        ("use_mean_pooling", True, r"holds 2 unknown keys: tvlt.layernorm.bias, tvlt.layernorm.weight"),
+        ("spectrogram_length", 128, r"pos_embed_a has shape \(1, 4, 32\), expected \(1, 8, 32\).*spectrogram_length"),
+        ("image_size", 64, r"pos_embed_v has shape \(1, 4, 32\), expected \(1, 16, 32\).*image_size"),
+        ("intermediate_size", 96, r"has shape \(64,\), expected \(96,\)"),
+        ("num_hidden_layers", 3, r"16 of \d+ keys are missing: tvlt.encoder.layer.2.attention.*and 11 more"),
+        ("num_hidden_layers", 1, r"16 keys are unknown: tvlt.encoder.layer.1.attention.*and 11 more"),
+        ("decoder_num_hidden_layers", 1, r"16 keys are unknown: decoder.decoder_layers.1"),
+        ("qkv_bias", False, r"12 keys are unknown: .*key.bias"),
+        ("use_mean_pooling", True, r"2 keys are unknown: tvlt.layernorm.bias, tvlt.layernorm.weight"),
     ],
 )
 def test_configuration_that_does_not_fit(field: str, value: Any, message: str, checkpoint: Path) -> None:
@@ -310,7 +310,7 @@ def test_label_count_that_does_not_fit(tmp_path: Path) -> None:
     init_checkpoint(tmp_path, hf.our_config(num_labels=3), architecture="TvltForAudioVisualClassification")
     refused(
         tmp_path,
-        r"classifier.3.\w+ has shape \(3.*wanted \(2.*config.json disagrees on id2label",
+        r"classifier.3.\w+ has shape \(3.*expected \(2.*config.json disagrees on id2label",
         lambda path: TvltForAudioVisualClassification.from_pretrained(path, config=hf.our_config()),
     )
 
@@ -318,20 +318,23 @@ def test_label_count_that_does_not_fit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda state: state.update({"surprise": torch.zeros(1)}), "holds 1 unknown keys: surprise"),
-        (lambda state: state.update({"tvlt.classifier.0.weight": torch.zeros(1)}), "unknown keys: tvlt.classifier.0"),
-        (lambda state: state.update({"classifier.9.weight": torch.zeros(1)}), "unknown keys: classifier.9.weight"),
-        (lambda state: state.pop("pixel_mask_token"), r"lacks 1 of \d+ keys: pixel_mask_token"),
-        (lambda state: state.pop("tvlt.cls_embedding"), r"lacks 1 of \d+ keys: tvlt.cls_embedding"),
+        (lambda state: state.update({"surprise": torch.zeros(1)}), "1 keys are unknown: surprise"),
+        (
+            lambda state: state.update({"tvlt.classifier.0.weight": torch.zeros(1)}),
+            "keys are unknown: tvlt.classifier.0",
+        ),
+        (lambda state: state.update({"classifier.9.weight": torch.zeros(1)}), "keys are unknown: classifier.9.weight"),
+        (lambda state: state.pop("pixel_mask_token"), r"1 of \d+ keys are missing: pixel_mask_token"),
+        (lambda state: state.pop("tvlt.cls_embedding"), r"1 of \d+ keys are missing: tvlt.cls_embedding"),
         (lambda state: state.update({"cls_embedding": torch.zeros(1, 1, 32)}), "cls_embedding twice, with and without"),
         (
             lambda state: state["decoder.layernorm.bias"].fill_(float("nan")),
-            "holds NaN or infinity in decoder.layernorm.bias",
+            "has NaN or infinity in decoder.layernorm.bias",
         ),
         (lambda state: state["tvlt.cls_embedding"].fill_(float("inf")), "NaN or infinity in tvlt.cls_embedding"),
         (
             lambda state: state.update({"matching_head.fc.bias": torch.zeros(1, dtype=torch.int64)}),
-            "holds matching_head.fc.bias as torch.int64; wanted floating point",
+            "has matching_head.fc.bias as torch.int64; expected floating point",
         ),
     ],
 )
@@ -344,8 +347,10 @@ def test_keys_and_tensors_that_do_not_fit(change: Callable[[Any], Any], message:
 
 def test_keys_of_another_model(checkpoint: Path) -> None:
     safetensors.torch.save_file({"bert.pooler.weight": torch.zeros(2, 2)}, checkpoint / "model.safetensors")
-    refused(checkpoint, "no head for audio-visual-matching, masked-reconstruction; the tasks it holds: none of TVLT")
-    refused(checkpoint, r"lacks \d+ of .*; it holds 1 unknown keys: bert.pooler", TvltModel.from_pretrained)
+    refused(
+        checkpoint, "no head for audio-visual-matching, masked-reconstruction; the tasks it can serve: none of TVLT"
+    )
+    refused(checkpoint, r"\d+ of .* keys are missing: .*; 1 keys are unknown: bert.pooler", TvltModel.from_pretrained)
 
 
 @pytest.mark.parametrize(
@@ -389,7 +394,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(plain: bool, checkpoint: Path
         (checkpoint / "pytorch_model.bin").write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, checkpoint / "pytorch_model.bin")
-    refused(checkpoint, "pytorch_model.bin holds something other than tensors.*nothing in it was run")
+    refused(checkpoint, "pytorch_model.bin contains something other than tensors.*no code was run")
     assert not target.exists()
     pickle.loads(pickle.dumps(Bomb(target)))  # it would have worked
     assert target.exists()
@@ -398,10 +403,10 @@ def test_a_pickle_with_code_is_refused_and_not_run(plain: bool, checkpoint: Path
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"epoch": 3}, "holds a int under 'epoch'; wanted tensors only"),
-        ({"state_dict": {}}, "holds a dict under 'state_dict'"),
-        ({3: torch.zeros(1)}, "holds a Tensor under 3"),
-        ({"x": torch.eye(3).to_sparse()}, "holds 'x' as a torch.sparse_coo tensor"),
+        ({"epoch": 3}, "contains a int under 'epoch'; expected tensors only"),
+        ({"state_dict": {}}, "contains a dict under 'state_dict'"),
+        ({3: torch.zeros(1)}, "contains a Tensor under 3"),
+        ({"x": torch.eye(3).to_sparse()}, "contains 'x' as a torch.sparse_coo tensor"),
     ],
 )
 def test_torch_file_with_other_values(value: dict[Any, Any], message: str, checkpoint: Path) -> None:
@@ -414,14 +419,14 @@ def test_torch_file_with_other_values(value: dict[Any, Any], message: str, check
 def test_damaged_torch_file(content: bytes, checkpoint: Path) -> None:
     (checkpoint / "model.safetensors").unlink()
     (checkpoint / "pytorch_model.bin").write_bytes(content)
-    refused(checkpoint, r"pytorch_model.bin (holds something other than tensors|is not a readable torch file)")
+    refused(checkpoint, r"pytorch_model.bin (contains something other than tensors|is not a readable torch file)")
 
 
 def test_torch_file_that_holds_one_tensor_or_is_cut(checkpoint: Path) -> None:
     (checkpoint / "model.safetensors").unlink()
     path = checkpoint / "pytorch_model.bin"
     torch.save(torch.zeros(3), path)
-    refused(checkpoint, "holds a Tensor; wanted a dict from key to tensor")
+    refused(checkpoint, "contains a Tensor; expected a dict from key to tensor")
     path.write_bytes(path.read_bytes()[:-100])
     refused(checkpoint, "pytorch_model.bin")
 
@@ -441,14 +446,14 @@ def test_shards_by_index(checkpoint: Path) -> None:
 @pytest.mark.parametrize("name", ["../one.safetensors", "/etc/passwd", "sub/one.safetensors", "..", "", "a\\b"])
 def test_shards_outside_the_directory(name: str, checkpoint: Path) -> None:
     shard(checkpoint, lambda state: dict.fromkeys(state, name))
-    refused(checkpoint, "wanted the name of a file in the same directory")
+    refused(checkpoint, "expected the name of a file beside it")
 
 
 @pytest.mark.parametrize(
     ("places", "message"),
     [
         (lambda state: dict.fromkeys(state, "two.safetensors"), "two.safetensors does not exist"),
-        (lambda state: {**dict.fromkeys(state, "one.safetensors"), "more": "one.safetensors"}, "no shard holds: more"),
+        (lambda state: {**dict.fromkeys(state, "one.safetensors"), "more": "one.safetensors"}, "in no shard: more"),
         (lambda state: ["one.safetensors"], "no weight_map"),
         (lambda state: {"x": 3}, "no weight_map"),
     ],

@@ -31,7 +31,7 @@ def command(
     Example: tvlt-deploy convert TVLT.ckpt checkpoint
     """
     try:
-        from tvlt_deploy.reference.original.checkpoint import convert
+        from tvlt_deploy.reference import convert
     except ImportError as error:
         raise EnvironmentLackError(
             f"convert needs {error.name}, which is not installed", hint="pip install 'tvlt-deploy[export]'"

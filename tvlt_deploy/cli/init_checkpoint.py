@@ -36,7 +36,7 @@ def command(
     Example: tvlt-deploy init-checkpoint checkpoint --seed 7
     """
     from tvlt_deploy.config import CONFIG_FILE, TvltConfig
-    from tvlt_deploy.reference.loading import init_checkpoint
+    from tvlt_deploy.reference import init_checkpoint
 
     if (directory / CONFIG_FILE).exists() and not force:
         raise UsageError(f"{directory} contains a checkpoint already", hint="--force overwrites it")

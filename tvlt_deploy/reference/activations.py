@@ -1,4 +1,4 @@
-"""The activations a `config.json` may name in `hidden_act`, under the names of transformers 4.40.2."""
+"""The activations that `hidden_act` in `config.json` may name, under the names of transformers 4.40.2."""
 
 from __future__ import annotations
 
@@ -44,9 +44,13 @@ ACTIVATIONS: dict[str, Callable[..., Any]] = {
 
 
 def get_activation(activation: str | Callable[..., Any]) -> Callable[..., Any]:
-    """The function of that name, or the callable itself. Raises `ConfigError` listing the names there are."""
+    """The function of that name, or the callable itself.
+
+    Raises:
+        ConfigError: The name is unknown; the message lists the known ones.
+    """
     if callable(activation):
         return activation
     if activation not in ACTIVATIONS:
-        raise ConfigError(f"hidden_act is {activation!r}; wanted one of {', '.join(ACTIVATIONS)}, or a callable")
+        raise ConfigError(f"hidden_act is {activation!r}; expected one of {', '.join(ACTIVATIONS)}, or a callable")
     return ACTIVATIONS[activation]

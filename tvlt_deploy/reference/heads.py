@@ -11,7 +11,8 @@ from torch import Generator, Tensor, nn
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import InputError, UsageError
 from tvlt_deploy.reference.base import PretrainedModule
-from tvlt_deploy.reference.model import TvltLayer, TvltModel, add_positions, check_audio, check_mask, check_pixels
+from tvlt_deploy.reference.inputs import check_audio, check_mask, check_pixels
+from tvlt_deploy.reference.model import TvltLayer, TvltModel, add_positions
 from tvlt_deploy.reference.outputs import SequenceClassifierOutput, TvltForPreTrainingOutput, TvltModelOutput
 
 
@@ -28,7 +29,7 @@ class TvltPooler(nn.Module):
 
 
 class TvltMatchingHead(nn.Module):
-    """One logit (batch, 1): do sound and picture belong together?"""
+    """One logit (batch, 1): do sound and frames belong together?"""
 
     def __init__(self, config: TvltConfig) -> None:
         super().__init__()
@@ -42,7 +43,7 @@ class TvltMatchingHead(nn.Module):
 
 
 class TvltDecoder(nn.Module):
-    """The reconstruction decoder: unmasked layers over the full grid of one modality, and a LayerNorm."""
+    """The reconstruction decoder: layers without a mask over all patches of one modality, and a LayerNorm."""
 
     def __init__(self, config: TvltConfig) -> None:
         super().__init__()
@@ -73,31 +74,39 @@ class TvltMAEHead(nn.Module):
 
 def _shape_of(labels: Any) -> tuple[int, ...]:
     if not isinstance(labels, Tensor):
-        raise InputError(f"labels is a {type(labels).__name__}; wanted a torch.Tensor")
+        raise InputError(f"labels is a {type(labels).__name__}; expected a torch.Tensor")
     return tuple(labels.shape)
 
 
-def patchify(pictures: Tensor, patch: tuple[int, int]) -> Tensor:
-    """(batch, steps, channels, height, width) to (batch, patches, height * width * channels of a patch).
+def patchify(images: Tensor, patch: tuple[int, int]) -> Tensor:
+    """Cut images into patches.
 
-    Patches go step by step, row by row; a patch's values go row by row with the channel last.
+    Args:
+        images: (batch, steps, channels, height, width).
+        patch: Height and width of a patch.
+
+    Returns:
+        (batch, patches, patch height * patch width * channels). Patches are in the order of steps, then rows; the
+        values of a patch in the order of rows, with the channel last.
     """
-    batch, steps, channels, height, width = pictures.shape
+    batch, steps, channels, height, width = images.shape
     rows, columns = height // patch[0], width // patch[1]
-    grid = pictures.reshape(batch, steps, channels, rows, patch[0], columns, patch[1])
+    grid = images.reshape(batch, steps, channels, rows, patch[0], columns, patch[1])
     return grid.permute(0, 1, 3, 5, 4, 6, 2).reshape(batch, steps * rows * columns, -1)
 
 
-def reconstruction_loss(predicted: Tensor, wanted: Tensor, label_mask: Tensor) -> Tensor:
-    """Mean squared error over the hidden valid patches; 0 when there are none (transformers 4.40.2: NaN)."""
-    error = (predicted - wanted).square().mean(dim=-1)
+def reconstruction_loss(predicted: Tensor, target: Tensor, label_mask: Tensor) -> Tensor:
+    """Mean squared error over the dropped valid patches; 0 when there are none (transformers 4.40.2: NaN)."""
+    error = (predicted - target).square().mean(dim=-1)
     return (error * label_mask).sum() / label_mask.sum().clamp(min=1)
 
 
 class TvltForPreTraining(PretrainedModule):
-    """Audio-visual matching and masked auto-encoding over one encoder; `task_matching` and `task_mae` choose.
+    """Audio-visual matching and masked auto-encoding over one encoder.
 
-    generator: source of the initial weights, as in `TvltModel`.
+    Args:
+        config: The configuration; `task_matching` and `task_mae` select the heads.
+        generator: The source of the initial weights, as in `TvltModel`.
     """
 
     def __init__(self, config: TvltConfig, generator: Generator | None = None) -> None:
@@ -122,13 +131,13 @@ class TvltForPreTraining(PretrainedModule):
         self.init_weights(generator)
 
     def _decoder_input(self, kept: Tensor, mask_token: Tensor, restore: Tensor) -> Tensor:
-        """Kept tokens and mask tokens, back at their places: (batch, patches, decoder hidden)."""
+        """Kept tokens and mask tokens in the order of the patches: (batch, patches, decoder hidden)."""
         kept = self.encoder_to_decoder(kept)
         batch, count, width = kept.shape
         shuffled = torch.cat([kept, mask_token.expand(batch, restore.shape[1] - count, -1)], dim=1)
         return shuffled.gather(1, restore[..., None].expand(-1, -1, width))
 
-    def _reconstruct(self, encoded: TvltModelOutput) -> tuple[Tensor, Tensor]:
+    def _decode(self, encoded: TvltModelOutput) -> tuple[Tensor, Tensor]:
         """Pixel and audio logits from an encoder pass with both modalities masked."""
         assert encoded.pixel_ids_restore is not None
         assert encoded.audio_ids_restore is not None
@@ -164,88 +173,114 @@ class TvltForPreTraining(PretrainedModule):
         generator: Generator | None = None,
         reconstruct: bool | None = None,
     ) -> TvltForPreTrainingOutput | tuple[Any, ...]:
-        """Matching logits, reconstructions and their losses.
+        """Matching logits, reconstructions and their losses; inputs not listed are those of `TvltModel.forward`.
 
-        pixel_values, audio_values, their masks and noise: as `TvltModel.forward`.
-        pixel_values_mixed, pixel_mask_mixed: frames to match with the sound, shaped as `pixel_values`; in evaluation
-            `pixel_values` stands in when they are absent.
-        labels: (batch,) or (batch, 1), 1 when `pixel_values_mixed` belongs to the sound, 0 when not; any number type.
-            Training needs `labels` and `pixel_values_mixed`; evaluation without labels gives no matching loss.
-        reconstruct: run the masked auto-encoder; by default in training, when noise is given, and always in a model
-            that has no matching task.
-        return_dict: `TvltForPreTrainingOutput`, or the tuple (loss when there is one, matching_logits, pixel_logits,
-            audio_logits, then the extras asked for), with None for a task that did not run.
-        Raises `InputError` (a `ValueError`), and `UsageError` when `reconstruct` is asked of a model without decoder.
+        Args:
+            labels: (batch,) or (batch, 1), any number type: 1 when `pixel_values_mixed` belongs to the sound, else 0.
+                Training needs `labels` and `pixel_values_mixed`; evaluation without labels has no matching loss.
+            pixel_values_mixed: Frames to match with the sound, as `pixel_values`, which is its default in evaluation.
+            pixel_mask_mixed: Their mask.
+            return_dict: Return `TvltForPreTrainingOutput`, not a tuple (loss where there is one, matching_logits,
+                pixel_logits, audio_logits, requested extras) with None for a task that did not run.
+            reconstruct: Run the masked auto-encoder. By default in training, with noise, and in a model without the
+                matching task.
+
+        Raises:
+            InputError: An input has the wrong type or shape. It is a `ValueError`.
+            UsageError: `reconstruct` is true and the model has no decoder.
         """
-        config = self.config
-        as_object = config.return_dict if return_dict is None else return_dict
-        shared: dict[str, Any] = {
-            "output_attentions": output_attentions,
-            "output_hidden_states": output_hidden_states,
-            "return_dict": True,
-        }
+        config, output = self.config, TvltForPreTrainingOutput()
         if reconstruct is None:
             has_noise = pixel_noise is not None or audio_noise is not None
             reconstruct = has_noise or (config.task_mae and (self.training or not config.task_matching))
         if reconstruct and not config.task_mae:
             raise UsageError("this model cannot reconstruct: its config.json has task_mae false")
-        output = TvltForPreTrainingOutput()
-        losses: list[Tensor] = []
-        encoded: TvltModelOutput | None = None
-
+        shared = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         if config.task_matching:
-            if self.training and (labels is None or pixel_values_mixed is None):
-                lacking = "labels" if labels is None else "pixel_values_mixed"
-                raise InputError(f"{lacking} is None; training the matching task needs labels and pixel_values_mixed")
-            if pixel_values_mixed is None:
-                pixel_values_mixed = check_pixels(config, pixel_values)
-                pixel_mask_mixed = pixel_mask if pixel_mask_mixed is None else pixel_mask_mixed
-            batch, frames = check_pixels(config, pixel_values_mixed, "pixel_values_mixed").shape[:2]
-            check_mask("pixel_mask_mixed", pixel_mask_mixed, batch, frames * config.patches_per_frame)
-            encoded = self.tvlt(pixel_values_mixed, audio_values, pixel_mask_mixed, audio_mask, **shared)
-            logits: Tensor = self.matching_head(encoded.last_hidden_state)
-            output.matching_logits = logits
-            if labels is not None:
-                if _shape_of(labels) not in ((batch,), (batch, 1)):
-                    raise InputError(f"labels has shape {_shape_of(labels)}; wanted ({batch},) or ({batch}, 1)")
-                targets = labels.reshape(-1).to(logits.dtype)
-                losses.append(F.binary_cross_entropy_with_logits(logits.view(-1), targets))
-
+            mixed = self._mixed(pixel_values, pixel_mask, pixel_values_mixed, pixel_mask_mixed, labels)
+            self._match(output, audio_values, audio_mask, *mixed, labels, shared)
         if reconstruct:
-            encoded = self.tvlt(
-                pixel_values, audio_values, pixel_mask, audio_mask, mask_pixel=True, mask_audio=True,
-                pixel_noise=pixel_noise, audio_noise=audio_noise, generator=generator, **shared,
-            )  # fmt: skip
-            pixels, audio = check_pixels(config, pixel_values), check_audio(config, audio_values)
-            output.pixel_logits, output.audio_logits = self._reconstruct(encoded)
-            output.pixel_label_mask, output.audio_label_mask = encoded.pixel_label_masks, encoded.audio_label_masks
-            assert output.pixel_label_mask is not None
-            assert output.audio_label_mask is not None
-            # A spectrogram is one step; its channels come second, where a clip has its frames.
-            pixel_targets = patchify(pixels, config.image_patch)
-            audio_targets = patchify(audio[:, None], config.audio_patch)
-            losses.append(
-                reconstruction_loss(output.pixel_logits, pixel_targets, output.pixel_label_mask)
-                + reconstruction_loss(output.audio_logits, audio_targets, output.audio_label_mask)
-            )
+            noises = {"pixel_noise": pixel_noise, "audio_noise": audio_noise, "generator": generator}
+            self._reconstruct(output, pixel_values, audio_values, pixel_mask, audio_mask, {**noises, **shared})
+        return output if (config.return_dict if return_dict is None else return_dict) else output.hf_tuple
 
-        if losses:
-            output.loss = sum(losses[1:], losses[0])
-        extras: tuple[Any, ...] = ()
-        if encoded is not None:
-            output.hidden_states, output.attentions = encoded.hidden_states, encoded.attentions
-            extras = encoded.extras
-        if as_object:
-            return output
-        logits_of_all = (output.matching_logits, output.pixel_logits, output.audio_logits)
-        return (*(() if output.loss is None else (output.loss,)), *logits_of_all, *extras)
+    def _mixed(
+        self,
+        pixel_values: Tensor | None,
+        pixel_mask: Tensor | None,
+        pixel_values_mixed: Tensor | None,
+        pixel_mask_mixed: Tensor | None,
+        labels: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The frames to match with the sound and their mask, checked."""
+        config = self.config
+        if self.training and (labels is None or pixel_values_mixed is None):
+            missing = "labels" if labels is None else "pixel_values_mixed"
+            raise InputError(f"{missing} is None; training the matching task needs labels and pixel_values_mixed")
+        if pixel_values_mixed is None:
+            pixel_values_mixed = check_pixels(config, pixel_values)
+            pixel_mask_mixed = pixel_mask if pixel_mask_mixed is None else pixel_mask_mixed
+        pixels = check_pixels(config, pixel_values_mixed, "pixel_values_mixed")
+        check_mask("pixel_mask_mixed", pixel_mask_mixed, pixels.shape[0], pixels.shape[1] * config.patches_per_frame)
+        return pixels, pixel_mask_mixed
+
+    def _match(
+        self,
+        output: TvltForPreTrainingOutput,
+        audio_values: Tensor | None,
+        audio_mask: Tensor | None,
+        pixel_values: Tensor,
+        pixel_mask: Tensor | None,
+        labels: Tensor | None,
+        options: dict[str, Any],
+    ) -> None:
+        """Run the matching task and add its results to the output."""
+        encoded = self.tvlt(pixel_values, audio_values, pixel_mask, audio_mask, **options, return_dict=True)
+        logits: Tensor = self.matching_head(encoded.last_hidden_state)
+        output.matching_logits = logits
+        output.hidden_states, output.attentions = encoded.hidden_states, encoded.attentions
+        if labels is not None:
+            batch = len(logits)
+            if _shape_of(labels) not in ((batch,), (batch, 1)):
+                raise InputError(f"labels has shape {_shape_of(labels)}; expected ({batch},) or ({batch}, 1)")
+            output.add_loss(F.binary_cross_entropy_with_logits(logits.view(-1), labels.reshape(-1).to(logits.dtype)))
+
+    def _reconstruct(
+        self,
+        output: TvltForPreTrainingOutput,
+        pixel_values: Tensor | None,
+        audio_values: Tensor | None,
+        pixel_mask: Tensor | None,
+        audio_mask: Tensor | None,
+        options: dict[str, Any],
+    ) -> None:
+        """Run the masked auto-encoder and add its results to the output."""
+        options = {**options, "mask_pixel": True, "mask_audio": True, "return_dict": True}
+        encoded = self.tvlt(pixel_values, audio_values, pixel_mask, audio_mask, **options)
+        pixels, audio = check_pixels(self.config, pixel_values), check_audio(self.config, audio_values)
+        pixel_logits, audio_logits = self._decode(encoded)
+        pixel_mask, audio_mask = encoded.pixel_label_masks, encoded.audio_label_masks
+        assert pixel_mask is not None
+        assert audio_mask is not None
+        output.pixel_logits, output.audio_logits = pixel_logits, audio_logits
+        output.pixel_label_mask, output.audio_label_mask = pixel_mask, audio_mask
+        output.hidden_states, output.attentions = encoded.hidden_states, encoded.attentions
+        # A spectrogram is one step; its channels are axis 1, where a clip has its frames.
+        pixel_targets = patchify(pixels, self.config.image_patch)
+        audio_targets = patchify(audio[:, None], self.config.audio_patch)
+        output.add_loss(
+            reconstruction_loss(pixel_logits, pixel_targets, pixel_mask)
+            + reconstruction_loss(audio_logits, audio_targets, audio_mask)
+        )
 
 
 class TvltForAudioVisualClassification(PretrainedModule):
-    """A classifier over the class token: sentiment, emotion, spoken questions, retrieval.
+    """A classifier over the class token: sentiment, emotion, spoken questions.
 
-    With `config.classifier_pooler` it is the authors' own, under their names, which no transformers class takes.
-    generator: source of the initial weights, as in `TvltModel`.
+    Args:
+        config: The configuration. With `classifier_pooler` it is the classifier of the authors' code, which no
+            transformers class has.
+        generator: The source of the initial weights, as in `TvltModel`.
     """
 
     def __init__(self, config: TvltConfig, generator: Generator | None = None) -> None:
@@ -267,27 +302,27 @@ class TvltForAudioVisualClassification(PretrainedModule):
         shape = _shape_of(labels)
         if self.config.loss_type == "regression":
             if shape != (batch, count):
-                raise InputError(f"labels has shape {shape}; regression wants ({batch}, {count}), as the logits")
+                raise InputError(f"labels has shape {shape}; regression needs ({batch}, {count}), as the logits")
             return F.mse_loss(logits, labels.to(logits.dtype))
         if self.config.activation == "sigmoid":
             if shape != (batch, count):
-                raise InputError(f"labels has shape {shape}; labels that do not exclude each other: ({batch}, {count})")
+                raise InputError(f"labels has shape {shape}; multi-label classification needs ({batch}, {count})")
             return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
         if labels.is_floating_point():
             if shape != (batch, count):
                 raise InputError(
-                    f"labels is {labels.dtype} of shape {shape}; classification wants probabilities ({batch}, {count})",
+                    f"labels is {labels.dtype} of shape {shape}; classification needs probabilities ({batch}, {count})",
                     hint=f"or class ids, int64 ({batch},)",
                 )
             return F.cross_entropy(logits, labels.to(logits.dtype))
         if shape != (batch,):
             raise InputError(
-                f"labels is {labels.dtype} of shape {shape}; classification wants class ids ({batch},)",
+                f"labels is {labels.dtype} of shape {shape}; classification needs class ids ({batch},)",
                 hint=f"or probabilities, float ({batch}, {count})",
             )
         wrong = labels[(labels != -100) & ((labels < 0) | (labels >= count))]
         if wrong.numel():
-            raise InputError(f"labels holds {wrong[0].item()}; wanted class ids from 0 to {count - 1}, or -100 to skip")
+            raise InputError(f"labels has {wrong[0].item()}; expected class ids from 0 to {count - 1}, or -100 to skip")
         return F.cross_entropy(logits, labels.long())
 
     def forward(
@@ -301,15 +336,17 @@ class TvltForAudioVisualClassification(PretrainedModule):
         return_dict: bool | None = None,
         labels: Tensor | None = None,
     ) -> SequenceClassifierOutput | tuple[Any, ...]:
-        """Logits (batch, labels) and, with labels, the loss.
+        """Logits (batch, labels) and, with labels, the loss; inputs not listed are those of `TvltModel.forward`.
 
-        pixel_values, audio_values, pixel_mask, audio_mask: as `TvltModel.forward`.
-        labels: for `loss_type` "classification" class ids (batch,) int or probabilities (batch, labels) float, by
-            cross entropy; for "regression" scores (batch, labels), by mean squared error; for a `problem_type`
-            "multi_label_classification" 0 to 1 each (batch, labels), by binary cross entropy.
-        return_dict: `SequenceClassifierOutput`, or the tuple (loss when there is one, logits, None, None, None, then
-            the extras asked for); the three Nones keep transformers 4.40.2's positions.
-        Raises `InputError` (a `ValueError`).
+        Args:
+            labels: With `loss_type` "classification", class ids (batch,) int or probabilities (batch, labels) float,
+                by cross entropy; with "regression", scores (batch, labels), by mean squared error; with `problem_type`
+                "multi_label_classification", 0 to 1 each (batch, labels), by binary cross entropy.
+            return_dict: Return `SequenceClassifierOutput`, not a tuple (loss where there is one, logits, None, None,
+                None, requested extras); the three Nones keep the positions of transformers 4.40.2.
+
+        Raises:
+            InputError: An input has the wrong type or shape. It is a `ValueError`.
         """
         encoded: TvltModelOutput = self.tvlt(
             pixel_values,

@@ -1,82 +1,102 @@
-"""A checkpoint by its path, and the model of one task from it."""
+"""Models from and to Hugging Face directories: `config.json` and weights."""
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
 
-import numpy as np
+import safetensors.torch
 import torch
-from torch import Tensor
+from torch import nn
 
-from tvlt_deploy.config import TvltConfig
-from tvlt_deploy.errors import UsageError
-from tvlt_deploy.reference.base import PretrainedModule
-from tvlt_deploy.reference.heads import TvltForAudioVisualClassification, TvltForPreTraining
-from tvlt_deploy.reference.model import TvltModel
-from tvlt_deploy.reference.weights import checkpoint_path, read_config, some
-from tvlt_deploy.tasks import TASKS, get_task
+from tvlt_deploy._internal.atomic import staged_file
+from tvlt_deploy._internal.hub import local_path
+from tvlt_deploy._internal.progress import Progress, silent
+from tvlt_deploy.config import CONFIG_FILE, TvltConfig
+from tvlt_deploy.errors import CheckpointError, ConfigError
+from tvlt_deploy.reference.weights import SAFE_FILE, WEIGHT_FILES, match_state, read_tensors
 
-_CLASSES: dict[str, type[PretrainedModule]] = {
-    kind.__name__: kind for kind in (TvltModel, TvltForPreTraining, TvltForAudioVisualClassification)
-}
+_Model = TypeVar("_Model", bound=nn.Module)
 
-
-def class_named(name: str) -> type[PretrainedModule]:
-    """The reference class of that name. Raises `UsageError` listing the names there are."""
-    if name not in {task.reference for task in TASKS.values()}:
-        raise UsageError(f"architecture is {name!r}; wanted one of {some({t.reference for t in TASKS.values()})}")
-    return _CLASSES[name]
+_MAX_EXTRA_LAYERS = 1000
+"""A `config.json` that asks for this many layers more than there are tensors is not built."""
 
 
-def load_model(
-    directory: str | os.PathLike[str], task_name: str, *, dtype: torch.dtype = torch.float32
-) -> PretrainedModule:
-    """The model that computes one task, in evaluation mode.
+def checkpoint_path(
+    checkpoint: str | os.PathLike[str], optional: Sequence[str] = (), progress: Progress = silent
+) -> Path:
+    """The local path of a checkpoint, which is downloaded when `checkpoint` names a model on the hub.
 
-    A pre-training file gives up the one head that is asked for: the other is skipped, and `config.task_matching` and
-    `config.task_mae` say so. Raises `UsageError` for an unknown task and `CheckpointError` as `from_pretrained`.
+    Args:
+        checkpoint: A local path or the name of a model. What is at a local path is not checked here.
+        optional: Files to download besides `config.json` and the weights, where the model has them.
+        progress: Receives a line of text for each download.
+
+    Returns:
+        `checkpoint` itself, or the directory of the hub's cache.
+
+    Raises:
+        UsageError: The hub has no such model or revision.
+        EnvironmentLackError: The hub cannot be reached, or `huggingface_hub` is missing.
+        CheckpointError: The model on the hub has no `config.json`.
     """
-    task = get_task(task_name)
-    directory = checkpoint_path(directory)
-    config = read_config(directory)
-    if task.reference == "TvltForPreTraining":
-        config = config.replace(task_matching=not task.needs_noise, task_mae=task.needs_noise)
-    return class_named(task.reference).from_pretrained(directory, config=config, dtype=dtype)
+    return local_path(checkpoint, required=CONFIG_FILE, optional=optional, one_of=WEIGHT_FILES, progress=progress)
 
 
-def _draws(shapes: Mapping[str, torch.Size], seed: int) -> Iterator[tuple[str, Tensor]]:
-    # numpy's generator gives the same bytes on every machine; torch's depends on the vector width of the CPU.
-    source = np.random.default_rng(seed)
-    for key, shape in shapes.items():
-        values = torch.from_numpy(source.standard_normal(tuple(shape), dtype=np.float32))
-        if key.endswith("weight") and len(shape) == 1:
-            values = 0.1 * values + 1.0  # the gain of a LayerNorm
-        elif key.endswith("weight"):
-            values = values / math.sqrt(math.prod(shape[1:]))
-        else:
-            values = 0.1 * values
-        yield key, values
+def read_config(directory: str | os.PathLike[str]) -> TvltConfig:
+    """Read `config.json` of a checkpoint directory.
+
+    Raises:
+        CheckpointError: The directory or the file is missing, or a value is invalid; the message names the file.
+    """
+    folder = Path(directory)
+    if not folder.is_dir():
+        raise CheckpointError(f"the checkpoint directory {folder} does not exist or is not a directory")
+    if not (folder / CONFIG_FILE).is_file():
+        raise CheckpointError(f"{folder} has no {CONFIG_FILE}")
+    try:
+        return TvltConfig.from_pretrained(folder)
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / CONFIG_FILE}: {error.message}", hint=error.hint) from error
 
 
-def init_checkpoint(
+def load_pretrained(
+    kind: Callable[[TvltConfig], _Model],
     directory: str | os.PathLike[str],
-    config: TvltConfig | None = None,
-    seed: int = 0,
-    architecture: str = "TvltForPreTraining",
-) -> None:
-    """Write a random checkpoint: `config.json` and float32 `model.safetensors`; the same seed gives the same bytes.
+    config: TvltConfig | None,
+    dtype: torch.dtype,
+) -> tuple[_Model, tuple[str, ...]]:
+    """Build a model and load the weights of a directory into it; see `PretrainedModule.from_pretrained`.
 
-    Every parameter is drawn from a normal distribution, so that none hides behind a zero: weights with deviation
-    1 / sqrt(inputs), LayerNorm gains 1 with deviation 0.1, everything else (biases, embeddings, tokens) 0.1. This is
-    not the initialisation for training, which is that of the classes themselves. Raises `UsageError` for an unknown
-    architecture or a seed that is no int of at least 0.
+    Returns:
+        The model in evaluation mode, and the keys of other heads that were skipped.
     """
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise UsageError(f"seed is {seed!r}; wanted an int of at least 0")
-    with torch.device("meta"):
-        model = class_named(architecture)(config or TvltConfig())
-    shapes = {key: tensor.shape for key, tensor in sorted(model.state_dict().items())}
-    model.load_state_dict(dict(_draws(shapes, seed)), assign=True)
-    model.save_pretrained(directory)
+    folder = checkpoint_path(directory)
+    config = read_config(folder) if config is None else config
+    tensors = read_tensors(folder)
+    layers = config.num_hidden_layers + config.decoder_num_hidden_layers
+    if layers > len(tensors) + _MAX_EXTRA_LAYERS:
+        raise CheckpointError(f"{folder}: config.json asks for {layers} layers; the weights are {len(tensors)} tensors")
+    try:
+        with torch.device("meta"):
+            model = kind(config)
+    except (RuntimeError, TypeError, OverflowError) as error:
+        raise CheckpointError(f"{folder}: config.json describes a model too large for torch: {error}") from error
+    state, skipped = match_state(tensors, model.state_dict(), dtype, str(folder))
+    model.load_state_dict(state, assign=True)
+    return model.eval(), skipped
+
+
+def save_pretrained(model: nn.Module, config: TvltConfig, directory: str | os.PathLike[str]) -> None:
+    """Write a model as a Hugging Face directory; see `PretrainedModule.save_pretrained`."""
+    folder = Path(directory)
+    dtype = next(model.parameters()).dtype
+    extras = {**config.extras, "torch_dtype": str(dtype).removeprefix("torch.")}
+    config = config.replace(architectures=(type(model).__name__,), extras=extras)
+    config.to_dict()  # raises before anything is written
+    state = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
+    with staged_file(folder / SAFE_FILE) as temporary:
+        safetensors.torch.save_file(state, temporary, metadata={"format": "pt"})
+    config.save_pretrained(folder)

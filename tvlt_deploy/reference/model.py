@@ -1,14 +1,14 @@
 """The TVLT encoder: patches of frames and of a spectrogram in, one sequence of hidden states out.
 
-Module names spell the state dict of transformers 4.40.2 (`TvltModel`), so weights move either way unchanged.
-Source: Tang et al., "TVLT: Textless Vision-Language Transformer", 2022, and transformers 4.40.2, whose numbers these
-are; every difference is listed in docs/reference/differences-model.md.
+Module names match the state dict of transformers 4.40.2 (`TvltModel`), so weights can be loaded either way unchanged.
+Source: Tang et al., "TVLT: Textless Vision-Language Transformer", 2022, and transformers 4.40.2, whose outputs are
+reproduced; every difference is listed in docs/reference/differences-model.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own idiom
@@ -18,82 +18,8 @@ from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import InputError
 from tvlt_deploy.reference.activations import get_activation
 from tvlt_deploy.reference.base import PretrainedModule
+from tvlt_deploy.reference.inputs import check_audio, check_mask, check_noise, check_pixels
 from tvlt_deploy.reference.outputs import TvltModelOutput
-
-# Inputs ----------------------------------------------------------------------------------------------------------
-
-
-NO_PIXELS = "for sound alone pass one frame of zeros and a pixel_mask of zeros"
-
-
-def _check_tensor(name: str, values: Any, wanted: str, hint: str) -> None:
-    if values is None:
-        raise InputError(f"{name} is None; wanted a tensor {wanted}", hint=hint)
-    if not isinstance(values, Tensor):
-        raise InputError(f"{name} is a {type(values).__name__}; wanted a torch.Tensor {wanted}")
-    if not values.is_floating_point():
-        raise InputError(f"{name} is {values.dtype}; wanted floating point", hint="normalise with the processor first")
-
-
-def check_pixels(config: TvltConfig, values: Tensor | None, name: str = "pixel_values") -> Tensor:
-    """Frames (batch, frames, channels, height, width), float; raises `InputError` for anything else."""
-    channels, (height, width), most = config.num_image_channels, config.image_shape, config.num_frames
-    wanted = f"(batch, 1 to {most} frames, {channels}, {height}, {width})"
-    _check_tensor(name, values, wanted, NO_PIXELS)
-    assert values is not None
-    shape = tuple(values.shape)
-    hint = ""
-    if len(shape) == 4:
-        hint = f"the frames axis is missing: {name}[:, None] for images, {name}[None] for one clip"
-    elif len(shape) == 5 and shape[1] > most:
-        hint = f"the model has {most} temporal positions: sample fewer frames"
-    elif len(shape) == 5 and shape[1] == 0:
-        hint = NO_PIXELS
-    if len(shape) != 5 or not 1 <= shape[1] <= most or shape[2:] != (channels, height, width):
-        raise InputError(f"{name} has shape {shape}; wanted {wanted}", hint=hint)
-    return values
-
-
-def check_audio(config: TvltConfig, values: Tensor | None) -> Tensor:
-    """Spectrogram (batch, channels, rows, bins), float; raises `InputError` for anything else."""
-    channels, bins, patch = config.num_audio_channels, config.frequency_length, config.audio_patch[0]
-    most = config.time_patches * patch
-    wanted = f"(batch, {channels}, {patch} to {most} rows in steps of {patch}, {bins})"
-    _check_tensor(
-        "audio_values", values, wanted, "for pictures alone pass one patch of zeros and an audio_mask of zeros"
-    )
-    assert values is not None
-    shape = tuple(values.shape)
-    hint = ""
-    if len(shape) == 4 and shape[2] > most:
-        hint = f"the model has {most // patch} time positions: cut the sound"
-    elif len(shape) == 4 and shape[2] % patch:
-        hint = f"pad with zero rows to {-(-shape[2] // patch) * patch}"
-    if len(shape) != 4 or (shape[1], shape[3]) != (channels, bins) or not patch <= shape[2] <= most or shape[2] % patch:
-        raise InputError(f"audio_values has shape {shape}; wanted {wanted}", hint=hint)
-    return values
-
-
-def check_mask(name: str, mask: Tensor | None, batch: int, patches: int) -> Tensor | None:
-    """Mask (batch, patches), bool, int or float, as bool: a patch is valid above 0.5. Raises `InputError`."""
-    if mask is None:
-        return None
-    if not isinstance(mask, Tensor) or tuple(mask.shape) != (batch, patches):
-        found = f"has shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else f"is a {type(mask).__name__}"
-        raise InputError(f"{name} {found}; wanted a tensor ({batch}, {patches}), one value for each patch")
-    return mask > 0.5
-
-
-def _check_noise(name: str, noise: Tensor, batch: int, patches: int, repeats: int) -> Tensor:
-    """Noise (batch, patches), or (batch, patches / repeats) to be repeated; NaN has no rank and is refused."""
-    shapes = [(batch, patches)] + ([(batch, patches // repeats)] if repeats > 1 else [])
-    if not isinstance(noise, Tensor) or tuple(noise.shape) not in shapes:
-        found = f"has shape {tuple(noise.shape)}" if isinstance(noise, Tensor) else f"is a {type(noise).__name__}"
-        raise InputError(f"{name} {found}; wanted a tensor {' or '.join(map(str, shapes))}")
-    if noise.isnan().any():
-        raise InputError(f"{name} holds NaN; wanted numbers that can be ranked")
-    return noise if noise.shape[1] == patches else noise.repeat_interleave(repeats, dim=1)
-
 
 # Random masking --------------------------------------------------------------------------------------------------
 
@@ -103,15 +29,36 @@ def _draw(shape: tuple[int, int], device: torch.device, generator: Generator | N
     return torch.rand(shape, dtype=torch.float32, device=source, generator=generator).to(device)
 
 
-def random_masking(
-    tokens: Tensor, noise: Tensor, keep: int, valid: Tensor | None
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """Keep the `keep` tokens of least noise, in the order of their noise.
+class Part(NamedTuple):
+    """The tokens of one modality, before or after random masking.
 
-    tokens (batch, patches, width), noise (batch, patches), valid (batch, patches) bool or None.
-    Returns the kept tokens (batch, keep, width), their validity, the label mask (batch, patches) float32, 1 for a
-    hidden valid patch, and the ids (batch, patches) that undo the shuffle. Ties are broken by index; transformers
-    4.40.2 leaves them to an unstable sort. The noise does not know about padding: padded patches may be kept.
+    Attributes:
+        tokens: (batch, kept patches, width).
+        valid: (batch, kept patches) bool; None when all are valid.
+        labels: (batch, patches) float32, 1 for a valid patch that was dropped; None without masking.
+        restore: (batch, patches) int64, the ids that undo the shuffle; None without masking.
+    """
+
+    tokens: Tensor
+    valid: Tensor | None
+    labels: Tensor | None = None
+    restore: Tensor | None = None
+
+
+def random_masking(tokens: Tensor, noise: Tensor, keep: int, valid: Tensor | None) -> Part:
+    """Keep the tokens with the lowest noise, in the order of their noise.
+
+    Ties are broken by index; transformers 4.40.2 leaves them to an unstable sort. The noise ignores padding: padded
+    patches may be kept.
+
+    Args:
+        tokens: (batch, patches, width).
+        noise: (batch, patches).
+        keep: The number of tokens to keep.
+        valid: (batch, patches) bool, or None when all are valid.
+
+    Returns:
+        The kept tokens, and what was dropped.
     """
     shuffle = noise.argsort(dim=1, stable=True)
     restore = shuffle.argsort(dim=1)
@@ -120,17 +67,20 @@ def random_masking(
     if valid is not None:
         label_mask = label_mask * valid
         valid = valid.gather(1, kept)
-    return tokens.gather(1, kept[..., None].expand(-1, -1, tokens.shape[2])), valid, label_mask, restore
+    return Part(tokens.gather(1, kept[..., None].expand(-1, -1, tokens.shape[2])), valid, label_mask, restore)
 
 
 # Embeddings ------------------------------------------------------------------------------------------------------
 
 
 def add_positions(tokens: Tensor, inner: Tensor, outer: Tensor, kind: Tensor) -> Tensor:
-    """Add the embeddings of a grid to its tokens (batch, steps * n, width).
+    """Add the embeddings of a grid to its tokens.
 
-    inner (1, n, width) is the same in each step, outer (1, at least steps, width) in each token of a step, and
-    kind (1, 1, width) everywhere.
+    Args:
+        tokens: (batch, steps * n, width).
+        inner: (1, n, width), the same in each step.
+        outer: (1, at least steps, width), the same in each token of a step.
+        kind: (1, 1, width), the same everywhere.
     """
     grid = tokens.reshape(tokens.shape[0], -1, *inner.shape[1:])
     return (grid + inner[:, None] + outer[:, : grid.shape[1], None] + kind).flatten(1, 2)
@@ -144,7 +94,7 @@ class TvltPatchEmbeddings(nn.Module):
         self.projection = nn.Conv2d(channels, hidden_size, kernel_size=patch, stride=patch)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Patch vectors of each picture."""
+        """Patch vectors of each image."""
         projected: Tensor = self.projection(values)
         return projected.flatten(2).transpose(1, 2)
 
@@ -179,7 +129,7 @@ class TvltAudioEmbeddings(nn.Module):
         self.freq_embed = nn.Parameter(torch.zeros(1, config.frequency_patches, hidden))
 
     def forward(self, audio_values: Tensor) -> Tensor:
-        """Tokens of the whole spectrogram."""
+        """Tokens of the spectrogram."""
         tokens: Tensor = self.patch_embeddings(audio_values)
         return add_positions(tokens, self.freq_embed, self.pos_embed_a, self.type_embed_a)
 
@@ -187,16 +137,16 @@ class TvltAudioEmbeddings(nn.Module):
 # Transformer -----------------------------------------------------------------------------------------------------
 
 
-# Up to this many tokens attention is written out, which costs little there and gives
-# transformers' numbers to the last bit; beyond, the kernel saves the heads * tokens * tokens weights of each clip.
 SHORT_SEQUENCE = 256
+"""Up to this many tokens attention is computed step by step, bit-identical to transformers; for longer sequences
+torch's kernel avoids the heads * tokens * tokens weights of each clip."""
 
 
 class TvltSelfAttention(nn.Module):
     """Multi-head attention over the valid keys; a sample without any valid key attends uniformly to all of them.
 
-    That is what transformers' finite mask comes to in float32. Here it is said outright (such a sample gets queries of
-    zero and no mask), because fused kernels turn the finite mask into NaN or, in float16, into something else.
+    This is the effect of transformers' finite mask in float32. Here such a sample gets zero queries and no mask,
+    because torch's kernels turn the finite mask into NaN or, in float16, into other weights.
     """
 
     def __init__(self, hidden_size: int, heads: int, config: TvltConfig) -> None:
@@ -208,7 +158,7 @@ class TvltSelfAttention(nn.Module):
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
     def forward(self, hidden: Tensor, valid: Tensor | None, output_attentions: bool) -> tuple[Tensor, Tensor | None]:
-        """Hidden (batch, tokens, width), valid (batch, tokens) bool; the context and, when asked, the weights."""
+        """Hidden (batch, tokens, width), valid (batch, tokens) bool; the context and, on request, the weights."""
         query, key, value = (
             projection(hidden).unflatten(-1, (self.num_attention_heads, -1)).transpose(1, 2)
             for projection in (self.query, self.key, self.value)
@@ -287,7 +237,7 @@ class TvltLayer(nn.Module):
     def forward(
         self, hidden: Tensor, valid: Tensor | None = None, output_attentions: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """Hidden (batch, tokens, width), valid (batch, tokens) bool; the new states and the weights asked for."""
+        """Hidden (batch, tokens, width), valid (batch, tokens) bool; the new states and, on request, the weights."""
         context, weights = self.attention(self.layernorm_before(hidden), valid, output_attentions)
         hidden = context + hidden
         return self.output(self.intermediate(self.layernorm_after(hidden))) + hidden, weights
@@ -304,7 +254,7 @@ class TvltEncoder(nn.Module):
     def forward(
         self, hidden: Tensor, valid: Tensor | None, output_attentions: bool
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """The input and each layer's output; each layer's attention weights (empty when not asked for)."""
+        """The input and each layer's output; each layer's attention weights (empty unless requested)."""
         states, weights = [hidden], []
         for layer in self.layer:
             hidden, attention = layer(hidden, valid, output_attentions)
@@ -314,13 +264,15 @@ class TvltEncoder(nn.Module):
 
 
 class TvltModel(PretrainedModule):
-    """The bare encoder.
+    """The encoder without a head.
 
-    generator: source of the initial weights: normal with `initializer_range` for linear and convolution weights, zero
-    for biases, embeddings and the class token, one for LayerNorm gains (transformers 4.40.2).
+    Initial weights are normal with `initializer_range` for linear and convolution weights, zero for biases, embeddings
+    and the class token, one for LayerNorm gains (transformers 4.40.2).
+
+    Args:
+        config: The configuration.
+        generator: The source of the initial weights; torch's global one by default.
     """
-
-    base_prefix = ""
 
     def __init__(self, config: TvltConfig, generator: Generator | None = None) -> None:
         super().__init__(config)
@@ -328,7 +280,7 @@ class TvltModel(PretrainedModule):
         self.audio_embeddings = TvltAudioEmbeddings(config)
         self.encoder = TvltEncoder(config)
         self.cls_embedding = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
-        # transformers' use_mean_pooling averages nothing: it only removes the final LayerNorm.
+        # In transformers, use_mean_pooling removes the final LayerNorm and does not average.
         self.layernorm = (
             None if config.use_mean_pooling else nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         )
@@ -356,79 +308,105 @@ class TvltModel(PretrainedModule):
     ) -> TvltModelOutput | tuple[Any, ...]:
         """Encode a batch of clips.
 
-        pixel_values: (batch, frames, channels, height, width) float, frames at most `num_frames`.
-        audio_values: (batch, channels, rows, bins) float, whole patches of rows, at most `spectrogram_length`.
-        pixel_mask, audio_mask: (batch, patches) bool, int or float, valid above 0.5. One without the other counts
-            the other as all valid. The class token is valid when the first pixel token of the sequence is, or the
-            first audio token where `config.class_mask_source` says so.
-        mask_pixel, mask_audio: hide random patches from the encoder (masked auto-encoding), and the class token with
-            them where `config.mae_class_token` is false.
-        pixel_noise, audio_noise: (batch, patches) float: the patches of least noise are kept. Frame-level audio noise
-            may be (batch, time patches). When absent it is drawn uniformly, pixels first, from `generator` or torch's
-            global one.
-        return_dict: `TvltModelOutput`, or a tuple of its first seven fields and the extras asked for.
-        The last three `None`s default to the configuration. Raises `InputError` (a `ValueError`).
+        Args:
+            pixel_values: (batch, frames, channels, height, width) float, at most `num_frames` frames.
+            audio_values: (batch, channels, rows, bins) float, complete patches of rows, at most `spectrogram_length`.
+            pixel_mask: (batch, patches) bool, int or float, valid above 0.5. None with an `audio_mask`: all valid. The
+                class token is valid when the first pixel token is, or the first audio token (`class_mask_source`).
+            audio_mask: As `pixel_mask`.
+            mask_pixel: Drop random patches (masked auto-encoding), and the class token unless `mae_class_token`.
+            mask_audio: As `mask_pixel`.
+            output_attentions: Return attention weights; default from the configuration, as for the next two.
+            output_hidden_states: Return the states of all layers.
+            return_dict: Return `TvltModelOutput`, not a tuple of its first seven fields and the requested extras.
+            pixel_noise: (batch, patches) float: the patches with the lowest noise are kept. By default drawn uniformly.
+            audio_noise: As `pixel_noise`; (batch, time patches) with frame-level masking.
+            generator: The source of noise, pixels first; torch's global one by default.
+
+        Raises:
+            InputError: An input has the wrong type or shape. It is a `ValueError`.
         """
         config = self.config
-        dtype = self.cls_embedding.dtype
-        pixel_values = check_pixels(config, pixel_values).to(dtype)
-        audio_values = check_audio(config, audio_values).to(dtype)
-        batch = pixel_values.shape[0]
-        if audio_values.shape[0] != batch:
-            raise InputError(f"pixel_values holds {batch} clips and audio_values {audio_values.shape[0]}")
-        pixels, audio = self.pixel_embeddings(pixel_values), self.audio_embeddings(audio_values)
-        pixel_valid = check_mask("pixel_mask", pixel_mask, batch, pixels.shape[1])
-        audio_valid = check_mask("audio_mask", audio_mask, batch, audio.shape[1])
-
+        pixels, audio = self._embed(pixel_values, audio_values, pixel_mask, audio_mask)
         if (pixel_noise is not None and not mask_pixel) or (audio_noise is not None and not mask_audio):
             raise InputError("noise was given for patches that are not masked", hint="set mask_pixel and mask_audio")
-        pixel_labels = audio_labels = pixel_restore = audio_restore = None
         if mask_pixel:
-            keep = config.kept_pixel_patches(pixel_values.shape[1])
-            if pixel_noise is None:
-                pixel_noise = _draw((batch, pixels.shape[1]), pixels.device, generator)
-            pixel_noise = _check_noise("pixel_noise", pixel_noise, batch, pixels.shape[1], 1)
-            pixels, pixel_valid, pixel_labels, pixel_restore = random_masking(pixels, pixel_noise, keep, pixel_valid)
+            pixels = self._mask_pixels(pixels, pixel_noise, generator)
         if mask_audio:
-            time_patches = audio_values.shape[2] // config.audio_patch[0]
-            keep = config.kept_audio_patches(time_patches)
-            repeats = config.frequency_patches if config.audio_mask_type == "frame-level" else 1
-            if audio_noise is None:
-                audio_noise = _draw((batch, audio.shape[1] // repeats), audio.device, generator)
-            audio_noise = _check_noise("audio_noise", audio_noise, batch, audio.shape[1], repeats)
-            audio, audio_valid, audio_labels, audio_restore = random_masking(audio, audio_noise, keep, audio_valid)
+            audio = self._mask_audio(audio, audio_noise, generator)
+        class_token = config.mae_class_token or not (mask_pixel or mask_audio)
+        attentions = config.output_attentions if output_attentions is None else output_attentions
+        hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        output = self._encode(pixels, audio, class_token, attentions, hidden_states)
+        return output if (config.return_dict if return_dict is None else return_dict) else output.hf_tuple
 
-        # 1, or 0 where the authors' code leaves the class token out.
-        classes = int(config.mae_class_token or not (mask_pixel or mask_audio))
-        valid = None
-        if pixel_valid is not None or audio_valid is not None:
-            parts = [
-                given if given is not None else torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-                for given, tokens in ((pixel_valid, pixels), (audio_valid, audio))
-            ]
-            sources = parts if config.class_mask_source == "pixel" else reversed(parts)
-            first = next(part for part in sources if part.shape[1])[:, :classes]
-            valid = torch.cat([first, *parts], dim=1)
-        hidden = torch.cat([self.cls_embedding[:, :classes].expand(batch, -1, -1), pixels, audio], dim=1)
-
-        want_attentions = config.output_attentions if output_attentions is None else output_attentions
-        want_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        states, attentions = self.encoder(hidden, valid, want_attentions)
-        last = states[-1] if self.layernorm is None else self.layernorm(states[-1])
-        output = TvltModelOutput(
-            last_hidden_state=last,
-            last_pixel_hidden_state=last[:, classes : classes + pixels.shape[1]],
-            last_audio_hidden_state=last[:, classes + pixels.shape[1] :],
-            pixel_label_masks=pixel_labels,
-            audio_label_masks=audio_labels,
-            pixel_ids_restore=pixel_restore,
-            audio_ids_restore=audio_restore,
-            hidden_states=states if want_states else None,
-            attentions=attentions if want_attentions else None,
-        )
-        if config.return_dict if return_dict is None else return_dict:
-            return output
+    def _embed(
+        self,
+        pixel_values: Tensor | None,
+        audio_values: Tensor | None,
+        pixel_mask: Tensor | None,
+        audio_mask: Tensor | None,
+    ) -> tuple[Part, Part]:
+        """The tokens of pixels and audio with their masks, all checked."""
+        dtype = self.cls_embedding.dtype
+        pixel_values = check_pixels(self.config, pixel_values).to(dtype)
+        audio_values = check_audio(self.config, audio_values).to(dtype)
+        batch = pixel_values.shape[0]
+        if audio_values.shape[0] != batch:
+            raise InputError(f"audio_values has {audio_values.shape[0]} clips; expected {batch}, as pixel_values")
+        pixels, audio = self.pixel_embeddings(pixel_values), self.audio_embeddings(audio_values)
         return (
-            last, output.last_pixel_hidden_state, output.last_audio_hidden_state,
-            pixel_labels, audio_labels, pixel_restore, audio_restore, *output.extras,
-        )  # fmt: skip
+            Part(pixels, check_mask("pixel_mask", pixel_mask, batch, pixels.shape[1])),
+            Part(audio, check_mask("audio_mask", audio_mask, batch, audio.shape[1])),
+        )
+
+    def _mask_pixels(self, pixels: Part, noise: Tensor | None, generator: Generator | None) -> Part:
+        batch, patches, _ = pixels.tokens.shape
+        if noise is None:
+            noise = _draw((batch, patches), pixels.tokens.device, generator)
+        noise = check_noise("pixel_noise", noise, batch, patches, 1)
+        keep = self.config.kept_pixel_patches(patches // self.config.patches_per_frame)
+        return random_masking(pixels.tokens, noise, keep, pixels.valid)
+
+    def _mask_audio(self, audio: Part, noise: Tensor | None, generator: Generator | None) -> Part:
+        batch, patches, _ = audio.tokens.shape
+        bands = self.config.frequency_patches
+        repeats = bands if self.config.audio_mask_type == "frame-level" else 1
+        if noise is None:
+            noise = _draw((batch, patches // repeats), audio.tokens.device, generator)
+        noise = check_noise("audio_noise", noise, batch, patches, repeats)
+        return random_masking(audio.tokens, noise, self.config.kept_audio_patches(patches // bands), audio.valid)
+
+    def _valid(self, pixels: Part, audio: Part, class_tokens: int) -> Tensor | None:
+        """The validity of the sequence (batch, tokens) bool; None when there is no mask."""
+        if pixels.valid is None and audio.valid is None:
+            return None
+        parts = [
+            torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if valid is None else valid
+            for tokens, valid, *_ in (pixels, audio)
+        ]
+        sources = parts if self.config.class_mask_source == "pixel" else reversed(parts)
+        first = next(part for part in sources if part.shape[1])[:, :class_tokens]
+        return torch.cat([first, *parts], dim=1)
+
+    def _encode(
+        self, pixels: Part, audio: Part, class_token: bool, attentions: bool, hidden_states: bool
+    ) -> TvltModelOutput:
+        """Run the layers over [class, pixels, audio]; the authors' code masks without a class token."""
+        start = int(class_token)
+        end = start + pixels.tokens.shape[1]
+        classes = self.cls_embedding[:, :start].expand(len(pixels.tokens), -1, -1)
+        hidden = torch.cat([classes, pixels.tokens, audio.tokens], dim=1)
+        states, weights = self.encoder(hidden, self._valid(pixels, audio, start), attentions)
+        last = states[-1] if self.layernorm is None else self.layernorm(states[-1])
+        return TvltModelOutput(
+            last_hidden_state=last,
+            last_pixel_hidden_state=last[:, start:end],
+            last_audio_hidden_state=last[:, end:],
+            pixel_label_masks=pixels.labels,
+            audio_label_masks=audio.labels,
+            pixel_ids_restore=pixels.restore,
+            audio_ids_restore=audio.restore,
+            hidden_states=states if hidden_states else None,
+            attentions=weights if attentions else None,
+        )

@@ -1,4 +1,4 @@
-"""What the models return: attributes, string keys, and integer indices that skip what is None."""
+"""The outputs of the models: attributes, string keys, and integer indices that skip None."""
 
 from __future__ import annotations
 
@@ -40,14 +40,18 @@ class ModelOutput(Mapping[str, Any]):
 class TvltModelOutput(ModelOutput):
     """Output of `TvltModel`, in Hugging Face's order.
 
-    last_hidden_state: (batch, tokens, hidden), after the final LayerNorm; the tokens are [class, pixels, audio],
-        without the class token in random masking where the configuration has no `mae_class_token`.
-    last_pixel_hidden_state, last_audio_hidden_state: its two parts without the class token; after random masking
-        they hold the kept patches only.
-    pixel_label_masks, audio_label_masks: (batch, patches) float32, 1 where a valid patch was hidden.
-    pixel_ids_restore, audio_ids_restore: (batch, patches) int64, the place of each patch in the shuffled order.
-    hidden_states: the embeddings and each layer's output, before the final LayerNorm.
-    attentions: per layer (batch, heads, tokens, tokens), after softmax and dropout.
+    Attributes:
+        last_hidden_state: (batch, tokens, hidden), after the final LayerNorm. The tokens are [class, pixels, audio];
+            with random masking there is no class token unless the configuration has `mae_class_token`.
+        last_pixel_hidden_state: (batch, pixel patches, hidden), the pixel part of it; with random masking only the
+            kept patches.
+        last_audio_hidden_state: (batch, audio patches, hidden), the audio part.
+        pixel_label_masks: (batch, patches) float32, 1 for a valid patch that was dropped.
+        audio_label_masks: As `pixel_label_masks`.
+        pixel_ids_restore: (batch, patches) int64, the position of each patch in the shuffled order.
+        audio_ids_restore: As `pixel_ids_restore`.
+        hidden_states: The embeddings and each layer's output, before the final LayerNorm.
+        attentions: Of each layer (batch, heads, tokens, tokens), after softmax and dropout.
     """
 
     last_hidden_state: Tensor
@@ -62,20 +66,28 @@ class TvltModelOutput(ModelOutput):
 
     @property
     def extras(self) -> tuple[Any, ...]:
-        """The hidden states and attentions that were asked for: what ends every `return_dict=False` tuple."""
+        """The hidden states and attentions that were requested: the end of every `return_dict=False` tuple."""
         return tuple(value for value in (self.hidden_states, self.attentions) if value is not None)
+
+    @property
+    def hf_tuple(self) -> tuple[Any, ...]:
+        """What transformers returns with `return_dict=False`: the first seven fields, and the extras."""
+        return (*(getattr(self, item.name) for item in dataclasses.fields(self)[:7]), *self.extras)
 
 
 @dataclass(eq=False)
 class TvltForPreTrainingOutput(ModelOutput):
     """Output of `TvltForPreTraining`: Hugging Face's fields in their order, then the two label masks.
 
-    loss: scalar, the sum of the losses that the arguments allow.
-    matching_logits: (batch, 1), before the sigmoid; high means that sound and picture belong together.
-    pixel_logits: (batch, pixel_patches, patch height * patch width * channels), channel last.
-    audio_logits: (batch, audio_patches, patch rows * patch bins * channels), channel last.
-    hidden_states, attentions: of the last encoder pass that ran.
-    pixel_label_mask, audio_label_mask: (batch, patches) float32, 1 where a valid patch had to be reconstructed.
+    Attributes:
+        loss: A scalar, the sum of the losses of the tasks that ran with targets.
+        matching_logits: (batch, 1), before the sigmoid; high means that sound and frames belong together.
+        pixel_logits: (batch, pixel patches, patch height * patch width * channels), channel last.
+        audio_logits: (batch, audio patches, patch rows * patch bins * channels), channel last.
+        hidden_states: Of the last encoder pass that ran.
+        attentions: Of the last encoder pass that ran.
+        pixel_label_mask: (batch, patches) float32, 1 for a valid patch to reconstruct.
+        audio_label_mask: As `pixel_label_mask`.
     """
 
     loss: Tensor | None = None
@@ -87,10 +99,28 @@ class TvltForPreTrainingOutput(ModelOutput):
     pixel_label_mask: Tensor | None = None
     audio_label_mask: Tensor | None = None
 
+    def add_loss(self, loss: Tensor) -> None:
+        """Add the loss of one task."""
+        self.loss = loss if self.loss is None else self.loss + loss
+
+    @property
+    def hf_tuple(self) -> tuple[Any, ...]:
+        """What transformers returns with `return_dict=False`: the loss where there is one, the logits, the extras."""
+        loss = () if self.loss is None else (self.loss,)
+        extras = (value for value in (self.hidden_states, self.attentions) if value is not None)
+        return (*loss, self.matching_logits, self.pixel_logits, self.audio_logits, *extras)
+
 
 @dataclass(eq=False)
 class SequenceClassifierOutput(ModelOutput):
-    """Output of `TvltForAudioVisualClassification`: `loss` (scalar) and `logits` (batch, labels)."""
+    """Output of `TvltForAudioVisualClassification`.
+
+    Attributes:
+        loss: A scalar; None without labels.
+        logits: (batch, labels).
+        hidden_states: The embeddings and each layer's output.
+        attentions: Of each layer (batch, heads, tokens, tokens).
+    """
 
     loss: Tensor | None = None
     logits: Tensor | None = None

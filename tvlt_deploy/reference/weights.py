@@ -1,7 +1,7 @@
-"""Checkpoints of the reference models: reading Hugging Face directories strictly, writing them, making seeded ones.
+"""Weight files, and how their tensors are matched with a model's.
 
-A file's keys are known by the table below and by nothing else, and its tensors by their shape: whatever does not fit
-is refused by name. Files are data: pickles are read by torch's weights-only loader, which runs no code.
+The tables below list every known key; any other key, and any tensor of another shape, is an error that names it.
+Pickle files are read by torch's weights-only loader, which runs no code.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,10 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from tvlt_deploy._internal.hub import local_path
-from tvlt_deploy._internal.progress import Progress, silent
-from tvlt_deploy.config import CONFIG_FILE, TvltConfig
-from tvlt_deploy.errors import CheckpointError, ConfigError
+from tvlt_deploy.errors import CheckpointError
 from tvlt_deploy.tasks import TASKS
 
 SAFE_FILE = "model.safetensors"
@@ -52,14 +49,14 @@ _HEAD_KEYS = {
         r"|(pixel|audio)_mae_head\.decoder\.(weight|bias)"
     ),
 }
-# Keys that a task cannot do without: enough to say what a file is good for.
+# Keys that a task needs: enough to say which tasks a file can serve.
 _NEEDED_KEYS = {
     "feature-extraction": ("cls_embedding", "pixel_embeddings.pos_embed_v", "audio_embeddings.pos_embed_a"),
     "audio-visual-classification": ("classifier.1.weight", "classifier.1.bias"),
     "audio-visual-matching": ("matching_head.pooler.dense.weight", "matching_head.fc.weight"),
     "masked-reconstruction": ("encoder_to_decoder.weight", "decoder.layernorm.weight", "pixel_mae_head.decoder.weight"),
 }
-# The fields of config.json that set the shape of a table, by the end of its key.
+# The fields of config.json that set the shape of a tensor, by the end of its key.
 _SHAPED_BY = {
     "temporal_embed": "num_frames",
     "pos_embed_v": "image_size or image_patch_size",
@@ -78,26 +75,27 @@ _SHAPED_BY = {
 
 
 def held_tasks(keys: Iterable[str]) -> tuple[str, ...]:
-    """The tasks that a file with these keys can serve, in the order of the task table."""
+    """The names of the tasks that a file with these keys can serve, in the order of `tvlt_deploy.tasks.TASKS`."""
     bare = {key.removeprefix(PREFIX) for key in keys}
     held = [task for task, needed in _NEEDED_KEYS.items() if bare.issuperset(needed)]
     return tuple(task for task in TASKS if task in held and "feature-extraction" in held)
 
 
-def some(names: Iterable[str], most: int = 5) -> str:
-    """The first few names, and how many more."""
+def some(names: Iterable[str], limit: int = 5) -> str:
+    """The first few names in order, and how many more there are."""
     listed = sorted(names)
-    more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more
 
 
 # Reading files ---------------------------------------------------------------------------------------------------
 
 
 def read_file(path: Path) -> Mapping[str, Any]:
-    """The content of one weights file; tensors are mapped from the disk where the format allows it.
+    """Read one weights file; tensors are memory-mapped where the format allows it.
 
-    Raises `CheckpointError` for a file that is missing, damaged, or holds anything that takes code to load.
+    Raises:
+        CheckpointError: The file is missing or damaged, or loading something in it would run code.
     """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist or is not a file")
@@ -111,18 +109,18 @@ def read_file(path: Path) -> Mapping[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds something other than tensors{_foreign_types(path)}, or is no pickle; nothing in it was run",
+            f"{path} contains something other than tensors{_foreign_types(path)}, or is not a pickle; no code was run",
             hint="save the state dict alone, as safetensors",
         ) from error
     except Exception as error:  # a damaged file can fail anywhere inside the loader
         raise CheckpointError(f"{path} is not a readable torch file: {type(error).__name__}: {error}") from error
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}; wanted a dict from key to tensor")
+        raise CheckpointError(f"{path} contains a {type(content).__name__}; expected a dict from key to tensor")
     return cast(Mapping[str, Any], content)
 
 
 def _foreign_types(path: Path) -> str:
-    """The types and functions that a torch file refers to and no tensor needs, read without loading any."""
+    """The types and functions that a torch file refers to and tensors do not need, read without loading any."""
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # not torch's zip format, or damaged in any way
@@ -131,30 +129,34 @@ def _foreign_types(path: Path) -> str:
 
 
 def check_tensors_only(content: Mapping[Any, Any], source: str) -> dict[str, Tensor]:
-    """A file's content, if it is plain dense tensors by key. Raises `CheckpointError` naming what is not."""
+    """Check that a file contains dense tensors by key and nothing else, and return them.
+
+    Raises:
+        CheckpointError: Something else is in it; the message names the key.
+    """
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise CheckpointError(
-                f"{source} holds a {type(value).__name__} under {key!r}; wanted tensors only",
+                f"{source} contains a {type(value).__name__} under {key!r}; expected tensors only",
                 hint="save the state dict alone",
             )
         if value.layout != torch.strided or value.is_meta or value.is_quantized:
-            raise CheckpointError(f"{source} holds {key!r} as a {value.layout} tensor; wanted plain dense tensors")
+            raise CheckpointError(f"{source} contains {key!r} as a {value.layout} tensor; expected dense tensors")
     return dict(content)
 
 
 def _shards(index: Path) -> tuple[dict[str, str], list[Path]]:
-    """The map from key to file of a shard index, and the files, which must lie beside it."""
+    """The map from key to file of a shard index, and the files, which must be in the same directory."""
     try:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{index} is not a readable shard index: {type(error).__name__}: {error}") from error
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-        raise CheckpointError(f"{index} holds no weight_map from key to file name")
+        raise CheckpointError(f"{index} has no weight_map from key to file name")
     names = sorted(set(places.values()))
     for name in names:
         if name != Path(name).name or name in ("", ".", "..") or "\\" in name:
-            raise CheckpointError(f"{index} names the shard {name!r}; wanted the name of a file in the same directory")
+            raise CheckpointError(f"{index} names the shard {name!r}; expected the name of a file beside it")
     return places, [index.parent / name for name in names]
 
 
@@ -163,26 +165,28 @@ def _read_shards(index: Path) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for path in paths:
         shard = read_file(path)
-        if twice := content.keys() & shard.keys():
-            raise CheckpointError(f"{path} repeats keys of another shard: {some(map(str, twice))}")
+        if repeated := content.keys() & shard.keys():
+            raise CheckpointError(f"{path} repeats keys of another shard: {some(map(str, repeated))}")
         content.update(shard)
-    if lacking := places.keys() - content.keys():
-        raise CheckpointError(f"{index} names keys that no shard holds: {some(lacking)}")
+    if missing := places.keys() - content.keys():
+        raise CheckpointError(f"{index} names keys that are in no shard: {some(missing)}")
     return content
 
 
 def read_tensors(directory: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """All tensors of a checkpoint directory by key, as stored.
+    """Read all tensors of a checkpoint directory by key, as stored.
 
-    Reads `model.safetensors`, its shards, `pytorch_model.bin` or its shards, whichever is there first. Raises
-    `CheckpointError` naming what was looked for, what a file holds that is no tensor, or what is damaged.
+    Reads `model.safetensors`, its shards, `pytorch_model.bin` or its shards: the first that exists.
+
+    Raises:
+        CheckpointError: There is no such file, a file is damaged, or it contains something other than tensors.
     """
     folder = Path(directory)
     if not folder.is_dir():
         raise CheckpointError(f"the checkpoint directory {folder} does not exist or is not a directory")
     found = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if found is None:
-        raise CheckpointError(f"{folder} holds no weights; looked for {', '.join(WEIGHT_FILES)}")
+        raise CheckpointError(f"{folder} has no weights; looked for {', '.join(WEIGHT_FILES)}")
     content = _read_shards(found) if found.suffix == ".json" else read_file(found)
     return check_tensors_only(content, str(found))
 
@@ -195,102 +199,97 @@ def _head_of(key: str) -> str | None:
 
 
 def match_state(
-    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], base_prefix: str, dtype: torch.dtype, source: str
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], dtype: torch.dtype, source: str
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Fit a file's tensors to a model's state dict: (the state in `dtype`, the keys of other heads that were skipped).
+    """Match a file's tensors with the state dict of a model.
 
-    Encoder keys may carry the prefix `tvlt.` or not. Raises `CheckpointError` for a missing head (naming the tasks
-    that the file holds), and for unknown, missing, misshapen, non-floating or non-finite tensors, naming their keys.
+    Args:
+        tensors: The file's tensors by key. Encoder keys may have the prefix `tvlt.` or not.
+        expected: The model's state dict; only shapes are used.
+        dtype: The dtype of the result.
+        source: What error messages call the file.
+
+    Returns:
+        The state dict in `dtype`, and the keys of other heads that were skipped.
+
+    Raises:
+        CheckpointError: A head is missing (the message names the tasks that the file can serve), or a tensor is
+            unknown, missing, of the wrong shape, or not finite floating point; the message names the keys.
     """
+    prefix = PREFIX if any(key.startswith(PREFIX) for key in expected) else ""
     heads = {task for key in expected if (task := _head_of(key))}
     state: dict[str, Tensor] = {}
     skipped: list[str] = []
     unknown: list[str] = []
     for key, tensor in tensors.items():
         bare = key.removeprefix(PREFIX)
-        name = base_prefix + bare if _ENCODER_KEYS.fullmatch(bare) else key
+        name = prefix + bare if _ENCODER_KEYS.fullmatch(bare) else key
         head = _head_of(key)
         if name in state:
-            raise CheckpointError(f"{source} holds {bare} twice, with and without the prefix {PREFIX}")
+            raise CheckpointError(f"{source} has {bare} twice, with and without the prefix {PREFIX}")
         if name in expected:
             state[name] = tensor
         elif head and head not in heads:
             skipped.append(key)
         else:
             unknown.append(key)
-
-    missing = expected.keys() - state.keys()
-    if lacking := heads - {_head_of(key) for key in state}:
-        held = ", ".join(held_tasks(tensors)) or "none of TVLT"
-        raise CheckpointError(
-            f"{source} has no head for {some(lacking)}; the tasks it holds: {held}",
-            hint="ask for a task that it holds",
-        )
-    problems = []
-    if missing:
-        problems.append(f"lacks {len(missing)} of {len(expected)} keys: {some(missing)}")
-    if unknown:
-        problems.append(f"holds {len(unknown)} unknown keys: {some(unknown)}")
-    if problems:
-        raise CheckpointError(f"{source} {'; it '.join(problems)}", hint="config.json must describe this very file")
+    _check_keys(tensors, state, expected, unknown, source)
     check_tensors(state, expected, source)
     # Copies: a model must not change or crash when its file does.
     return {key: tensor.to(dtype, copy=True).contiguous() for key, tensor in state.items()}, tuple(sorted(skipped))
 
 
+def _check_keys(
+    tensors: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    unknown: list[str],
+    source: str,
+) -> None:
+    """Raise `CheckpointError` for heads and keys that are missing from the state, and for unknown keys."""
+    if absent := {_head_of(key) for key in expected} - {_head_of(key) for key in state} - {None}:
+        served = ", ".join(held_tasks(tensors)) or "none of TVLT"
+        raise CheckpointError(
+            f"{source} has no head for {some(map(str, absent))}; the tasks it can serve: {served}",
+            hint="choose one of these tasks",
+        )
+    problems = []
+    if missing := expected.keys() - state.keys():
+        problems.append(f"{len(missing)} of {len(expected)} keys are missing: {some(missing)}")
+    if unknown:
+        problems.append(f"{len(unknown)} keys are unknown: {some(unknown)}")
+    if problems:
+        raise CheckpointError(f"{source}: {'; '.join(problems)}", hint="config.json must describe this file")
+
+
 def check_tensors(
     state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str, hint: str | None = None
 ) -> None:
-    """Raise `CheckpointError` for tensors of other shapes than expected, of integers, or with NaN or infinity.
+    """Check the shape of each tensor, and that it is finite floating point.
 
-    hint: what to say of a wrong shape; by default which field of config.json sets it.
+    Args:
+        state: The tensors by key.
+        expected: Tensors of the expected shapes.
+        source: What error messages call the file.
+        hint: The hint for a wrong shape; by default the field of config.json that sets it.
+
+    Raises:
+        CheckpointError: A tensor fails a check; the message names its key.
     """
-    misshapen = [key for key in state if state[key].shape != expected[key].shape]
-    if misshapen:
+    wrong = [key for key in state if state[key].shape != expected[key].shape]
+    if wrong:
         listed = "; ".join(
-            f"{key} has shape {tuple(state[key].shape)}, wanted {tuple(expected[key].shape)}" for key in misshapen[:5]
+            f"{key} has shape {tuple(state[key].shape)}, expected {tuple(expected[key].shape)}" for key in wrong[:5]
         )
-        more = f"; and {len(misshapen) - 5} more" if len(misshapen) > 5 else ""
+        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         fields = dict.fromkeys(
-            field for key in misshapen for end, field in _SHAPED_BY.items() if key.endswith(("." + end, "_" + end))
+            field for key in wrong for end, field in _SHAPED_BY.items() if key.endswith(("." + end, "_" + end))
             or key == end
         )  # fmt: skip
-        told = f"config.json disagrees on {'; '.join(fields)}" if fields else "config.json must describe this very file"
-        raise CheckpointError(f"{source}: {listed}{more}", hint=told if hint is None else hint)
+        default = f"config.json disagrees on {'; '.join(fields)}" if fields else "config.json must describe this file"
+        raise CheckpointError(f"{source}: {listed}{more}", hint=default if hint is None else hint)
     for key, tensor in state.items():
         if not tensor.is_floating_point():
-            raise CheckpointError(f"{source} holds {key} as {tensor.dtype}; wanted floating point")
+            raise CheckpointError(f"{source} has {key} as {tensor.dtype}; expected floating point")
         if not torch.isfinite(tensor.float()).all():
-            raise CheckpointError(f"{source} holds NaN or infinity in {key}; wanted finite weights")
-
-
-# Models ----------------------------------------------------------------------------------------------------------
-
-
-# Seeded checkpoints ----------------------------------------------------------------------------------------------
-
-
-def checkpoint_path(
-    checkpoint: str | os.PathLike[str],
-    optional: Sequence[str] = (),
-    progress: Progress = silent,
-) -> Path:
-    """The local directory of a checkpoint, which is fetched when `checkpoint` names a model on the hub.
-
-    optional: files to fetch beside `config.json` and the weights where there are any. Raises as
-    `tvlt_deploy._internal.hub.local_path`; what is in the directory is looked at by whoever reads it.
-    """
-    return local_path(checkpoint, required=CONFIG_FILE, optional=optional, one_of=WEIGHT_FILES, progress=progress)
-
-
-def read_config(directory: str | os.PathLike[str]) -> TvltConfig:
-    """`config.json` of a checkpoint directory. Raises `CheckpointError` naming the file and what is wrong with it."""
-    folder = Path(directory)
-    if not folder.is_dir():
-        raise CheckpointError(f"the checkpoint directory {folder} does not exist or is not a directory")
-    if not (folder / CONFIG_FILE).is_file():
-        raise CheckpointError(f"{folder} holds no {CONFIG_FILE}")
-    try:
-        return TvltConfig.from_pretrained(folder)
-    except ConfigError as error:
-        raise CheckpointError(f"{folder / CONFIG_FILE}: {error.message}", hint=error.hint) from error
+            raise CheckpointError(f"{source} has NaN or infinity in {key}; expected finite weights")

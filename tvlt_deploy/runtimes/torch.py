@@ -22,7 +22,7 @@ except ImportError as error:
     ) from error
 
 from tvlt_deploy.reference.base import PretrainedModule
-from tvlt_deploy.reference.loading import load_model
+from tvlt_deploy.reference.checkpoint import open_checkpoint
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -96,5 +96,5 @@ def open(
     if threads is not None:
         torch.set_num_threads(threads)
     bundle.check([CONFIG_FILE, WEIGHTS_FILE])
-    model = load_model(bundle.directory, bundle.task.name, dtype=_DTYPES[precision]).to(device)
+    model = open_checkpoint(bundle.directory).load(bundle.task.name, dtype=_DTYPES[precision]).to(device)
     return TorchRuntime(bundle, model, device, precision)

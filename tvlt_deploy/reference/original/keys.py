@@ -1,7 +1,7 @@
-"""The names that the TVLT authors' code gives to weights, and the reference model's: one explicit table.
+"""The keys of the TVLT authors' code for each key of the reference model.
 
 Source: zinengtang/TVLT, MIT licence, `model/modules/tvlt.py` and `heads.py`.
-For readers: docs/reference/original-checkpoints.md.
+The table in words: docs/reference/original-checkpoints.md.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 
 from tvlt_deploy.reference.weights import PREFIX
 
-# How Hugging Face's names, without the prefix `tvlt.`, begin, and the authors'. {head} is the head that is taken.
+# Prefixes of Hugging Face's keys, without `tvlt.`, and the authors'. {head} is the head in use.
 _NAMES = {
     "cls_embedding": "cls_token",
     "pixel_embeddings.patch_embeddings.projection": "patch_embed_v.proj",
@@ -39,7 +39,7 @@ _NAMES = {
     "pixel_mae_head": "mae_score_video",
     "audio_mae_head": "mae_score_audio",
 }
-# Inside a layer. Query, key and value are thirds of one matrix, in this order.
+# Keys inside a layer. Query, key and value are thirds of one matrix, in this order.
 _LAYER_NAMES = {
     "layernorm_before": "norm1",
     "attention.attention.query": "attn.qkv",
@@ -51,14 +51,14 @@ _LAYER_NAMES = {
     "output.dense": "mlp.fc2",
 }
 _THIRDS = ("query", "key", "value")
-# Position tables are longer than what is used of them: the first entries are taken.
+# Position tables have more entries than the model uses: the first ones are used.
 TABLES = ("temporal_embed", "pos_embed_a", "decoder_temporal_embed", "decoder_pos_embed_a")
 
 _LAYER = r"\d+\.(norm1|norm2|attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)\.(weight|bias)"
 _CLASSIFIER = r"\.(0\.dense|1|2|4)\.(weight|bias)"
 _MATCHER = r"\.(pooler\.dense|fc)\.(weight|bias)"
-# The heads by task; of two for one task the first is taken unless the other is asked for: fine-tuning for retrieval
-# starts `rank_output` as a copy of `matching_score` and trains only the copy.
+# The heads by task. Of two for one task the first is the default: fine-tuning for retrieval copies `matching_score` to
+# `rank_output` and trains only the copy.
 HEADS = {
     "audio-visual-classification": {
         "vqa_classifier": re.compile("vqa_classifier" + _CLASSIFIER),
@@ -84,7 +84,7 @@ def head_of(key: str) -> str | None:
 
 
 def original_key(key: str, head: str | None) -> tuple[str, int | None]:
-    """The authors' name of a reference model's key, and which third of that tensor it is (None: all of it)."""
+    """The authors' key for a key of the reference model, and which third of that tensor it is (None: all of it)."""
     bare = key.removeprefix(PREFIX)
     start = next(start for start in _NAMES if bare == start or bare.startswith(f"{start}."))
     name, rest = _NAMES[start].format(head=head), bare.removeprefix(start)
