@@ -165,7 +165,7 @@ def traced_already(bundle_of: Callable[..., Bundle], monkeypatch: pytest.MonkeyP
     from tvlt_deploy.exporters import inference_model as graph
     from tvlt_deploy.exporters import onnx
 
-    form_of = {graph.standard_attention: STANDARD_FORM, graph.fused_attention: ONNXRUNTIME_CPU_FORM}
+    form_of = {graph.standard_attention: STANDARD_FORM, graph.multi_head_attention: ONNXRUNTIME_CPU_FORM}
     trace = onnx.build_graph
 
     def load(model: Any, task: Any, attention: Any, opset: int = onnx.DEFAULT_OPSET) -> Any:

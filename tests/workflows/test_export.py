@@ -147,9 +147,9 @@ def test_the_checkpoint_s_own_pre_processing_is_carried_over(checkpoint: Path, t
     ("part", "key", "value", "says"),
     [
         ("image_processor", "crop_size", {"height": 48, "width": 32}, r"crop_size to \{'height': 48, 'width': 32\}"),
-        ("image_processor", "patch_size", [8, 8], r"image patch_size to \[8, 8\]; config.json wants \[16, 16\]"),
-        ("feature_extractor", "patch_size", [8, 16], r"audio patch_size to \[8, 16\]; config.json wants \[16, 16\]"),
-        ("feature_extractor", "feature_size", 64, r"feature_size to 64; config.json wants 32"),
+        ("image_processor", "patch_size", [8, 8], r"image patch_size to \[8, 8\]; config.json needs \[16, 16\]"),
+        ("feature_extractor", "patch_size", [8, 16], r"audio patch_size to \[8, 16\]; config.json needs \[16, 16\]"),
+        ("feature_extractor", "feature_size", 64, r"feature_size to 64; config.json needs 32"),
     ],
 )
 def test_pre_processing_that_does_not_fit_the_model_is_refused(
@@ -182,7 +182,7 @@ def test_a_directory_that_is_no_bundle_is_never_replaced(checkpoint: Path, tmp_p
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
     for force in (False, True):
-        with pytest.raises(UsageError, match=r"thesis is not empty and is no bundle \(name another place"):
+        with pytest.raises(UsageError, match=r"thesis is not empty and not a bundle \(choose another path"):
             export(checkpoint, tmp_path / "thesis", force=force)
     assert content(tmp_path / "thesis").keys() == {"chapter.txt"}
     (tmp_path / "file").write_text("")
@@ -195,7 +195,7 @@ def test_a_directory_that_is_no_bundle_is_never_replaced(checkpoint: Path, tmp_p
 def test_a_bundle_is_replaced_only_on_demand(checkpoint: Path, tmp_path: Path) -> None:
     first = quick_export(checkpoint, tmp_path / "bundle")
     before = content(first.directory)
-    with pytest.raises(UsageError, match=r"bundle is a bundle already \(--force replaces it\)") as caught:
+    with pytest.raises(UsageError, match=r"bundle is an existing bundle \(--force overwrites it\)") as caught:
         quick_export(checkpoint, tmp_path / "bundle")
     assert caught.value.exit_code == 2
     assert content(first.directory) == before
@@ -224,7 +224,7 @@ def test_replacing_never_deletes_the_checkpoint(checkpoint: Path, tmp_path: Path
     [
         ("int8", r"int8 is not exported: .* \(export fp32, then tvlt-deploy quantize BUNDLE --clips DIR\)"),
         ("fp8", r"fp8 is not exported: .* \(export fp32, then tvlt-deploy quantize BUNDLE --clips DIR\)"),
-        ("fp64", r"precision is 'fp64'; wanted one of fp32, fp16, bf16, int8, fp8"),
+        ("fp64", r"precision is 'fp64'; expected one of fp32, fp16, bf16, int8, fp8"),
     ],
 )
 def test_precisions_that_cannot_be_exported_say_why(
@@ -239,7 +239,8 @@ def test_tasks_that_the_checkpoint_cannot_do_are_refused(checkpoint: Path, tmp_p
     with pytest.raises(UsageError, match=r"task is 'asr'; wanted one of feature-extraction, audio-visual-class"):
         export(checkpoint, tmp_path / "bundle", task="asr")
     with pytest.raises(
-        CheckpointError, match=r"no head for .*; the tasks it holds: feature-extraction, audio-visual-classification"
+        CheckpointError,
+        match=r"no head for .*; the tasks it can serve: feature-extraction, audio-visual-classification",
     ):
         export(checkpoint, tmp_path / "bundle", task="masked-reconstruction")
     with pytest.raises(CheckpointError, match=r"checkpoint directory .*nowhere does not exist"):

@@ -179,10 +179,14 @@ def test_calibration_counts_no_masked_patch_in_the_place_of_a_class_token() -> N
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
-        ({"task": "masked-reconstruction"}, CheckpointError, "tasks it holds: feature-extraction, audio-visual-class"),
-        ({"head": "rank_output"}, UsageError, "holds no head 'rank_output'; it holds classifier"),
+        (
+            {"task": "masked-reconstruction"},
+            CheckpointError,
+            "tasks it can serve: feature-extraction, audio-visual-class",
+        ),
+        ({"head": "rank_output"}, UsageError, "has no head 'rank_output'; it has classifier"),
         ({"labels": ["a", "b"]}, ConfigError, "2 labels were given; the classifier has 1 outputs"),
-        ({"settings": None}, UsageError, "does not tell its num_heads, num_frames"),
+        ({"settings": None}, UsageError, "does not state its num_heads, num_frames"),
     ],
 )
 def test_refusals_leave_nothing(options: dict[str, Any], error: type[Exception], says: str, tmp_path: Path) -> None:
@@ -193,5 +197,5 @@ def test_refusals_leave_nothing(options: dict[str, Any], error: type[Exception],
 
 
 def test_settings_are_for_files(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no file of the authors' code"):
+    with pytest.raises(UsageError, match="is not a file of the authors' code"):
         export(tmp_path, tmp_path / "bundle", settings={})

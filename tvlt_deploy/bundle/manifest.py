@@ -33,8 +33,9 @@ GRAPH_FILES = {
     STANDARD_FORM: "model.onnx",
     ONNXRUNTIME_CPU_FORM: "model.onnxruntime-cpu.onnx",
     FP16_TWIN_FORM: "model.fp16.onnx",
+    FUSED_FORM: "model.onnx",
 }
-"""File name of a form, in the directory of its precision."""
+"""File name of a form, in the directory of its precision; the fused form has the directory `fused`."""
 
 QUANTIZED = ("int8", "fp8")
 """The precisions that a calibration adds."""
