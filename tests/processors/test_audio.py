@@ -198,7 +198,7 @@ def test_return_tensors_and_mask():
     assert out.audio_mask.dtype == torch.float32
     with pytest.raises(ValueError, match="return_tensors is 'tf'"):
         extractor(noise(600), "tf", sampling_rate=RATE)
-    with pytest.raises(AttributeError, match="there is audio_values, audio_mask"):
+    with pytest.raises(AttributeError, match="expected one of audio_values, audio_mask"):
         _ = out.pixel_values
 
 
@@ -226,12 +226,12 @@ def with_bad(value):
         (with_bad(np.inf), "NaN or infinite"),
         (with_bad(-np.inf), "NaN or infinite"),
         (noise(2000).astype(np.float64) * 1e300, "NaN or infinite"),
-        (noise(511), r"511 samples; wanted at least 512 \(11.6 ms"),
+        (noise(511), r"511 samples; expected at least 512 \(11.6 ms"),
         ([noise(600), noise(2)], r"audio\[1\] has 2 samples"),
         (np.zeros(0, np.float32), "0 samples"),
         ([], "empty list"),
         ([[]], "audio|samples"),
-        (np.float32(1), "wanted one channel"),
+        (np.float32(1), "expected one channel"),
         ("clip.wav", "dtype .*tvlt_deploy.media"),
         (["clip.wav"], "dtype"),
         (noise(2000).astype(np.complex64), "complex64"),
@@ -249,7 +249,7 @@ def test_refused_sound(audio, message):
 
 def test_refused_rates():
     extractor = TvltFeatureExtractor()
-    with pytest.raises(InputError, match=r"sampling_rate is 16000; wanted 44100.*tvlt_deploy\.media\.resample"):
+    with pytest.raises(InputError, match=r"sampling_rate is 16000; expected 44100.*tvlt_deploy\.media\.resample"):
         extractor(noise(2000), sampling_rate=16000)
     with pytest.raises(InputError, match=r"tvlt_deploy\.media\.resample"):
         extractor(noise(2000), sampling_rate=16000, resample=True)
@@ -263,12 +263,12 @@ def test_refused_rates():
     [
         ({"patch_size": [16]}, "patch_size"),
         ({"patch_size": "16"}, "patch_size"),
-        ({"patch_size": [16, 48]}, "whole patches"),
+        ({"patch_size": [16, 48]}, "multiple of the patch size"),
         ({"spectrogram_length": 15}, "shorter than one patch"),
         ({"spectrogram_length": 0}, "spectrogram_length is 0"),
         ({"sampling_rate": 44.1}, "sampling_rate is 44.1"),
         ({"padding_value": float("nan")}, "padding_value"),
-        ({"hop_length": 441, "hop_length_to_sampling_rate": 86}, "give one of the two"),
+        ({"hop_length": 441, "hop_length_to_sampling_rate": 86}, "set one of the two"),
         ({"hop_length_to_sampling_rate": 50000}, "hop"),
     ],
     ids=str,

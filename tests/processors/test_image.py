@@ -181,7 +181,7 @@ def test_size_by_height_and_width(hf):
 
 def test_num_frames_can_be_replaced_per_call():
     assert TvltImageProcessor()(clip(30, 30, frames=9), num_frames=9).pixel_values.shape[1] == 9
-    with pytest.raises(InputError, match="video 0 has 3 frames; wanted at most num_frames, which is 2"):
+    with pytest.raises(InputError, match="video 0 has 3 frames; expected at most num_frames, which is 2"):
         TvltImageProcessor()(clip(30, 30, frames=3), num_frames=2)
 
 
@@ -305,13 +305,13 @@ def nan_frame(value):
         (np.zeros((20, 20, 2), np.uint8), "1, 3 or 4 channels"),
         (np.zeros((8, 20, 20), np.uint8), "1, 3 or 4 channels.*frames first"),
         (np.zeros((20, 30, 3, 8), np.uint8), "30, 3, 8|20 frames"),
-        (np.zeros((0, 20, 20, 3), np.uint8), "holds no pixels"),
-        (np.zeros((20, 0, 3), np.uint8), "holds no pixels"),
-        (np.zeros(20, np.uint8), "wanted a frame"),
-        (np.zeros((1, 1, 1, 20, 20, 3), np.uint8), "wanted a frame"),
+        (np.zeros((0, 20, 20, 3), np.uint8), "has no pixels"),
+        (np.zeros((20, 0, 3), np.uint8), "has no pixels"),
+        (np.zeros(20, np.uint8), "expected a frame"),
+        (np.zeros((1, 1, 1, 20, 20, 3), np.uint8), "expected a frame"),
         ([[np.zeros((2, 20, 20, 3), np.uint8)]] * 2 + [[[np.zeros((2, 20, 20, 3), np.uint8)]]], "mixes|nested"),
         ([np.zeros((20, 20, 3), np.uint8), np.zeros((2, 20, 20, 3), np.uint8)], "mixes frames and videos"),
-        (clip(20, 20, frames=9), "video 0 has 9 frames; wanted at most num_frames, which is 8"),
+        (clip(20, 20, frames=9), "video 0 has 9 frames; expected at most num_frames, which is 8"),
         (nan_frame(np.nan), "NaN or infinite"),
         (nan_frame(np.inf), "NaN or infinite"),
         (nan_frame(-0.1), "from -0.1 to 0.5"),
@@ -340,8 +340,8 @@ def test_frames_that_come_out_in_different_sizes_are_refused():
     ("settings", "message"),
     [
         ({"size": {"longest_edge": 224}}, "shortest_edge"),
-        ({"size": 0}, "wanted an int of at least 1"),
-        ({"size": [224]}, "wanted an int, a pair"),
+        ({"size": 0}, "expected an int of at least 1"),
+        ({"size": [224]}, "expected an int, a pair"),
         ({"crop_size": {"shortest_edge": 224}}, "'height' and 'width'"),
         ({"patch_size": 0}, "patch_size"),
         ({"num_frames": "8"}, "num_frames is '8'"),

@@ -154,7 +154,7 @@ def test_resampling_refuses_what_it_cannot_mean():
 
 def test_refused_sound():
     extractor = OriginalFeatureExtractor()
-    with pytest.raises(InputError, match=r"sampling_rate is 16000; wanted 44100.*tvlt_deploy\.processors\.resample"):
+    with pytest.raises(InputError, match=r"sampling_rate is 16000; expected 44100.*tvlt_deploy\.processors\.resample"):
         extractor(noise(2000), sampling_rate=16000)
     for wave in (np.empty(0, np.float32), np.full(99, np.nan, np.float32), np.zeros((2, 99), np.float32)):
         with pytest.raises(InputError):
@@ -333,13 +333,13 @@ def test_numbers_that_the_recipe_does_not_have_are_refused(tmp_path, section, ke
 
 def test_broken_missing_and_ambiguous_files_are_refused(tmp_path):
     assert recipe_file(tmp_path) is None
-    with pytest.raises(FileRefusedError, match=r"wanted a directory with a preprocessing\.json"):
+    with pytest.raises(FileRefusedError, match=r"pass a directory with a preprocessing\.json"):
         OriginalProcessor.from_pretrained(tmp_path)
     for name in ("preprocessing.json", PREPROCESSOR_FILE):
         (tmp_path / name).write_text("{")
     with pytest.raises(FileRefusedError, match="preprocessing"):
         OriginalProcessor.from_pretrained(tmp_path)
-    with pytest.raises(FileRefusedError, match=r"holds preprocessor_config\.json and preprocessing\.json"):
+    with pytest.raises(FileRefusedError, match=r"has preprocessor_config\.json and preprocessing\.json"):
         recipe_file(tmp_path)
     assert recipe_file(tmp_path, ["preprocessing.json"]) == tmp_path / "preprocessing.json"
 

@@ -168,7 +168,7 @@ def test_broken_files_are_refused_by_name(tmp_path, kind, content):
 
 
 def test_missing_files_and_bad_values_are_refused_by_name(tmp_path):
-    with pytest.raises(FileRefusedError, match=r"wanted a directory with a preprocessor_config\.json"):
+    with pytest.raises(FileRefusedError, match=r"pass a directory with a preprocessor_config\.json"):
         TvltProcessor.from_pretrained(tmp_path)
     (tmp_path / PREPROCESSOR_FILE).write_text('{"patch_size": "big"}')
     for kind in (TvltProcessor, TvltImageProcessor, TvltFeatureExtractor):

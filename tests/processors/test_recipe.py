@@ -65,7 +65,7 @@ def test_a_checkpoint_s_recipe_goes_into_the_bundle(
     with pytest.raises(ConfigError, match=r"preprocessing\.json: recipe is 'tvlt-remix'"):
         tvlt_deploy.export(checkpoint, tmp_path / "other", task="audio-visual-classification")
     OriginalProcessor.from_config(classification.config.replace(image_size=64)).save_pretrained(checkpoint)
-    with pytest.raises(ConfigError, match=r"preprocessing\.json sets image_size to 64; config.json wants \(32, 32\)"):
+    with pytest.raises(ConfigError, match=r"preprocessing\.json sets image_size to 64; config.json needs \(32, 32\)"):
         tvlt_deploy.export(checkpoint, tmp_path / "other", task="audio-visual-classification")
     assert not (tmp_path / "other").exists()
 
@@ -79,7 +79,7 @@ def test_the_recipe_is_hashed_and_there_is_one(original: Bundle, copy_of: Callab
     (directory / RECIPE).write_text(text)
     bundle = Bundle(directory)
     update_manifest(bundle, lambda manifest: with_file(manifest, HF_RECIPE, manifest.files[RECIPE]))
-    with pytest.raises(FileRefusedError, match=r"holds preprocessor_config\.json and preprocessing\.json"):
+    with pytest.raises(FileRefusedError, match=r"has preprocessor_config\.json and preprocessing\.json"):
         tvlt_deploy.load(bundle)
 
 

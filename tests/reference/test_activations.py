@@ -24,5 +24,7 @@ def test_values(name: str) -> None:
 
 
 def test_an_unknown_name_lists_the_names() -> None:
-    with pytest.raises(ConfigError, match=r"hidden_act is 'swiglu'; expected one of gelu, .*quick_gelu.* or a callable"):
+    with pytest.raises(
+        ConfigError, match=r"hidden_act is 'swiglu'; expected one of gelu, .*quick_gelu.* or a callable"
+    ):
         TvltModel(hf.our_config(hidden_act="swiglu"))

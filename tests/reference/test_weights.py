@@ -185,7 +185,7 @@ def test_a_loaded_model_has_the_head_of_its_task_alone(task: str, tmp_path: Path
 
 
 def test_loading_for_an_unknown_task(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="task is 'captioning'; wanted one of feature-extraction"):
+    with pytest.raises(UsageError, match="task is 'captioning'; expected one of feature-extraction"):
         open_checkpoint(tmp_path).load("captioning")
 
 

@@ -214,7 +214,7 @@ def test_replacing_never_deletes_the_checkpoint(checkpoint: Path, tmp_path: Path
     bundle = quick_export(checkpoint, tmp_path / "bundle").directory
     shutil.copytree(checkpoint, bundle / "checkpoint")
     for source in (bundle, bundle / "checkpoint"):
-        with pytest.raises(UsageError, match=r"replacing .*bundle would delete the checkpoint"):
+        with pytest.raises(UsageError, match=r"overwriting .*bundle would delete the checkpoint"):
             quick_export(source, bundle, force=True)
     assert (bundle / "checkpoint" / "config.json").is_file()
 
@@ -236,7 +236,7 @@ def test_precisions_that_cannot_be_exported_say_why(
 
 
 def test_tasks_that_the_checkpoint_cannot_do_are_refused(checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"task is 'asr'; wanted one of feature-extraction, audio-visual-class"):
+    with pytest.raises(UsageError, match=r"task is 'asr'; expected one of feature-extraction, audio-visual-class"):
         export(checkpoint, tmp_path / "bundle", task="asr")
     with pytest.raises(
         CheckpointError,

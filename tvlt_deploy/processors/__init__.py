@@ -1,8 +1,8 @@
-"""Frames and sound to the arrays a TVLT model takes: numpy in, numpy out, with Hugging Face's call signatures.
+"""Frames and sound to the input arrays of a TVLT model: numpy in, numpy out, with Hugging Face's call signatures.
 
-There are two recipes. The numbers of the `Tvlt` classes are those of transformers 4.40.2; where that library is wrong
-or silent the deviation is listed in `docs/reference/differences-processors.md`. Those of the `Original` classes are
-the original TVLT code's: see `docs/reference/original-preprocessing.md`.
+There are two recipes. The `Tvlt` classes reproduce transformers 4.40.2; every difference is listed in
+`docs/reference/differences-processors.md`. The `Original` classes reproduce the original TVLT code; see
+`docs/reference/original-preprocessing.md`.
 """
 
 from tvlt_deploy.processors.audio import TvltFeatureExtractor

@@ -18,15 +18,22 @@ from tvlt_deploy.processors.waveform import check_rate, named_clips, read_wavefo
 
 
 class TvltFeatureExtractor(Part):
-    """Turns mono sound into `audio_values` and `audio_mask`.
+    """Converts mono sound to `audio_values` and `audio_mask`. Source: transformers 4.40.2 `TvltFeatureExtractor`.
 
-    spectrogram_length: most rows (hops of time) of a spectrogram; more sound is cut off. feature_size: mel filters.
-    patch_size: (rows, filters) of an audio patch. sampling_rate: in Hz. hop_length_to_sampling_rate: the hop is
-    `sampling_rate // hop_length_to_sampling_rate` samples (512); `hop_length` gives it directly instead.
-    padding_value: fills rows after the sound, in the units of the output, where silence is -1. num_channels is kept
-    for the file's sake; the output has one channel. Unknown keyword arguments are ignored.
+    Args:
+        spectrogram_length: Maximum number of rows (hops of time) of a spectrogram; longer sound is cut.
+        num_channels: Kept for the file; the output has one channel.
+        patch_size: (rows, filters) of an audio patch, or one number for both.
+        feature_size: Number of mel filters.
+        sampling_rate: In Hz.
+        hop_length_to_sampling_rate: The hop is `sampling_rate // hop_length_to_sampling_rate` samples; default 86.
+        n_fft: Samples of a frame.
+        padding_value: Fills rows after the sound, in the units of the output, where silence is -1.
+        hop_length: The hop in samples, instead of `hop_length_to_sampling_rate`.
+        **kwargs: Ignored.
 
-    Raises `ConfigError` (a `ValueError`) for impossible settings. Source: transformers 4.40.2 `TvltFeatureExtractor`.
+    Raises:
+        ConfigError: A setting is invalid. It is a `ValueError`.
     """
 
     model_input_names = ("audio_values", "audio_mask")
@@ -54,13 +61,15 @@ class TvltFeatureExtractor(Part):
         self.n_fft = positive_int("n_fft", n_fft)
         self.padding_value = float(padding_value)
         if not np.isfinite(self.padding_value):
-            raise ConfigError(f"padding_value is {padding_value!r}; wanted a finite number")
+            raise ConfigError(f"padding_value is {padding_value!r}; expected a finite number")
         self.hop_length, self.hop_length_to_sampling_rate = self._hop(hop_length, hop_length_to_sampling_rate)
         self.freq_len = self.feature_size // self.patch_size[1]
         if self.freq_len < 1 or self.feature_size % self.patch_size[1]:
-            raise ConfigError(f"feature_size {self.feature_size} is not whole patches of {self.patch_size[1]} filters")
+            raise ConfigError(
+                f"feature_size {self.feature_size} is not a multiple of the patch size of {self.patch_size[1]} filters"
+            )
         self.max_rows = self.spectrogram_length // self.patch_size[0] * self.patch_size[0]
-        """Most rows of an output: `spectrogram_length` in whole patches."""
+        """Maximum number of rows of an output: `spectrogram_length` in complete patches."""
         if not self.max_rows:
             raise ConfigError(
                 f"spectrogram_length {self.spectrogram_length} is shorter than one patch of {self.patch_size[0]} rows"
@@ -79,13 +88,17 @@ class TvltFeatureExtractor(Part):
                 raise ConfigError(
                     f"hop_length is {hop_length!r}, but sampling_rate {self.sampling_rate} over "
                     f"hop_length_to_sampling_rate {ratio} is {hop}",
-                    hint="give one of the two",
+                    hint="set one of the two",
                 )
         return hop, ratio
 
     @classmethod
     def from_config(cls, config: TvltConfig) -> Self:
-        """The feature extractor that feeds a model of this configuration."""
+        """The feature extractor for a model of this configuration.
+
+        Raises:
+            ConfigError: `num_audio_channels` is not 1.
+        """
         if config.num_audio_channels != 1:
             raise ConfigError(f"num_audio_channels is {config.num_audio_channels}; a mono spectrogram has 1")
         return cls(
@@ -96,9 +109,16 @@ class TvltFeatureExtractor(Part):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], **overrides: Any) -> Self:
-        """Build from a file's content; unknown keys are ignored, keyword arguments replace settings.
+        """Build from the content of a file.
 
-        transformers writes `hop_length` only, and forgets it when it reads the file; here it counts.
+        transformers writes `hop_length` only, and ignores it when it reads the file; here it is used.
+
+        Args:
+            values: The content; unknown keys are ignored.
+            **overrides: Settings that replace those of the file.
+
+        Raises:
+            ConfigError: A setting is invalid.
         """
         settings = cls.settings_in(values)
         if overrides.keys() & {"hop_length_to_sampling_rate", "sampling_rate"}:
@@ -108,7 +128,7 @@ class TvltFeatureExtractor(Part):
         return cls(**{**settings, **overrides})
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings in Hugging Face's keys, and `hop_length_to_sampling_rate`, in types that JSON holds."""
+        """The settings under Hugging Face's keys, and `hop_length_to_sampling_rate`, in JSON types."""
         values: dict[str, Any] = {
             "feature_extractor_type": type(self).__name__,
             "feature_size": self.feature_size,
@@ -134,17 +154,17 @@ class TvltFeatureExtractor(Part):
 
     @property
     def max_samples(self) -> int:
-        """Samples of the longest sound that is taken whole."""
+        """Samples of the longest sound that is not cut."""
         return self.spectrogram_length * self.hop_length
 
     @property
     def log_mel(self) -> LogMel:
-        """The spectrogram's arithmetic, step by step."""
+        """The spectrogram of one waveform, step by step."""
         return LogMel(self.feature_size, self.n_fft, self.hop_length, self.sampling_rate, mirrored=True)
 
     @property
     def min_samples(self) -> int:
-        """Samples of the shortest sound that fills one row."""
+        """Samples of the shortest sound with one row."""
         return self.hop_length + self.n_fft % 2
 
     def __call__(
@@ -159,18 +179,23 @@ class TvltFeatureExtractor(Part):
     ) -> BatchFeature:
         """Spectrograms of one clip or a list of clips, padded to the longest.
 
-        raw_speech: one clip (a 1-D array, tensor or list of numbers) or a list of clips. Floats are samples within
-        [-1, 1]; int8, uint8, int16 and int32 are PCM and scaled to that range.
-        sampling_rate: the clips' rate in Hz, which must be the extractor's; None trusts the caller.
-        resample: sound is never resampled here; true without the right `sampling_rate` is an error.
-        mask_audio: accepted for the signature's sake; masking happens in the model.
+        Args:
+            raw_speech: One clip (a 1-D array, tensor or list of numbers) or a list of clips. Floats are samples within
+                [-1, 1]; int8, uint8, int16 and int32 are PCM and scaled to that range.
+            return_tensors: None or "np" for arrays, "pt" for torch tensors.
+            return_attention_mask: Return `audio_mask`.
+            sampling_rate: The clips' rate in Hz, which must be the extractor's; None assumes that it is.
+            resample: Sound is never resampled here; true without the extractor's `sampling_rate` is an error.
+            mask_audio: Accepted for compatibility; masking happens in the model.
+            **kwargs: Ignored.
 
-        Returns `audio_values` (batch, 1, rows, feature_size) float32 in [-1, 1] and, unless `return_attention_mask`
-        is false, `audio_mask` (batch, rows / patch rows * patches per row) float32, 1 for a patch that holds sound.
-        rows is the longest clip's, rounded up to whole patches.
+        Returns:
+            `audio_values` (batch, 1, rows, feature_size) float32 in [-1, 1] and `audio_mask` (batch, rows / patch rows
+            * patches per row) float32, 1 for a patch with sound. rows is that of the longest clip, in complete patches.
 
-        Raises `InputError` (a `ValueError`) for another rate, NaN or infinite samples, clips shorter than one hop,
-        stereo, and arrays of two dimensions. Source: transformers 4.40.2 `TvltFeatureExtractor.__call__`.
+        Raises:
+            InputError: Another rate, NaN or infinite samples, a clip shorter than one hop, stereo, or an array of two
+                dimensions. It is a `ValueError`.
         """
         check_rate(sampling_rate, self.sampling_rate, resample, "tvlt_deploy.media.resample (soxr)")
         clips = [self.features(clip, name) for name, clip in named_clips(raw_speech)]
@@ -189,12 +214,20 @@ class TvltFeatureExtractor(Part):
         return BatchFeature.of(arrays, return_tensors)
 
     def features(self, waveform: Any, name: str = "the audio") -> NDArray[np.float32]:
-        """The log-mel spectrogram of one clip, unpadded: (rows, feature_size) float32 in [-1, 1].
+        """The log-mel spectrogram of one clip, without padding.
 
-        waveform: as one clip of `__call__`. rows is samples // hop, at most `max_rows`. `name` is what errors call it.
+        The dynamic range of 80 dB is relative to the loudest frame of the complete clip, whether or not it is among
+        the returned rows. Source: transformers 4.40.2 `TvltFeatureExtractor` and `audio_utils.spectrogram`.
 
-        The dynamic range of 80 dB counts from the loudest frame of the whole clip, whether or not it is among the
-        rows returned. Source: transformers 4.40.2 `TvltFeatureExtractor` and `audio_utils.spectrogram`.
+        Args:
+            waveform: As one clip of `__call__`.
+            name: What error messages call it.
+
+        Returns:
+            (rows, feature_size) float32 in [-1, 1]. rows is samples // hop, at most `max_rows`.
+
+        Raises:
+            InputError: As `__call__`.
         """
         wave = read_waveform(waveform, name, max(2, self.min_samples), self.sampling_rate)
         log_mel = self.log_mel

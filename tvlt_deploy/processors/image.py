@@ -25,22 +25,34 @@ MAX_RESIZED_PIXELS = 1 << 27
 
 
 class TvltImageProcessor(Part):
-    """Turns videos into `pixel_values` and `pixel_mask`: resize, centre crop, rescale, normalise.
+    """Converts videos to `pixel_values` and `pixel_mask`: resize, center crop, rescale, normalize.
 
-    size: {"shortest_edge": n} (or an int) keeps the aspect ratio; {"height": h, "width": w} (or a pair) does not.
-    crop_size: {"height": h, "width": w} (or an int); smaller frames are padded with black. patch_size: (height, width)
-    of an image patch. num_frames: most frames of a video. resample: a `PIL.Image.Resampling`. rescale_factor
-    multiplies levels 0..255; image_mean and image_std (a number, or one per channel) are in units of the result.
-    Unknown keyword arguments are ignored.
+    Source: transformers 4.40.2 `TvltImageProcessor`.
 
-    Raises `ConfigError` (a `ValueError`) for impossible settings. Source: transformers 4.40.2 `TvltImageProcessor`.
+    Args:
+        do_resize: Resize frames to `size`.
+        size: {"shortest_edge": n} (or an int) keeps the aspect ratio; {"height": h, "width": w} (or a pair) does not.
+        patch_size: (height, width) of an image patch, or one number for both.
+        num_frames: Maximum number of frames of a video.
+        resample: A `PIL.Image.Resampling`.
+        do_center_crop: Crop the center of `crop_size`.
+        crop_size: {"height": h, "width": w} (or an int); smaller frames are padded with black.
+        do_rescale: Multiply levels 0..255 by `rescale_factor`.
+        rescale_factor: The factor.
+        do_normalize: Subtract `image_mean` and divide by `image_std`.
+        image_mean: A number, or one per channel, in units of rescaled levels.
+        image_std: As `image_mean`.
+        **kwargs: Ignored.
+
+    Raises:
+        ConfigError: A setting is invalid. It is a `ValueError`.
     """
 
     model_input_names = ("pixel_values", "pixel_mask", "pixel_values_mixed", "pixel_mask_mixed")
     section = "image_processor"
     type_key = "image_processor_type"
     padding_value = 0.0
-    """What frames after a video's own hold."""
+    """The value of frames added after those of a video."""
 
     def __init__(
         self,
@@ -71,13 +83,16 @@ class TvltImageProcessor(Part):
         self.image_mean = _numbers("image_mean", image_mean, 3)
         self.image_std = _numbers("image_std", image_std, 3)
         if 0 in self.image_std:
-            raise ConfigError(f"image_std is {self.image_std}; wanted numbers other than 0")
+            raise ConfigError(f"image_std is {self.image_std}; expected numbers other than 0")
 
     @classmethod
     def from_config(cls, config: TvltConfig) -> Self:
-        """The image processor that feeds a model of this configuration.
+        """The image processor for a model of this configuration.
 
-        For a model of oblong frames the short edge becomes the model's long one, so that the crop never pads.
+        For frames that are not square the short edge becomes the long one of the model, so that the crop never pads.
+
+        Raises:
+            ConfigError: `num_image_channels` is not 3.
         """
         if config.num_image_channels != 3:
             raise ConfigError(f"num_image_channels is {config.num_image_channels}; frames are RGB and have 3")
@@ -106,11 +121,11 @@ class TvltImageProcessor(Part):
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings in Hugging Face's keys, in types that JSON holds."""
+        """The settings under Hugging Face's keys, in JSON types."""
         return {"image_processor_type": type(self).__name__, **self._settings()}
 
     def __call__(self, videos: Any, **kwargs: Any) -> BatchFeature:
-        """The same as `preprocess`."""
+        """As `preprocess`."""
         return self.preprocess(videos, **kwargs)
 
     def preprocess(
@@ -134,49 +149,52 @@ class TvltImageProcessor(Part):
         input_data_format: str | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        """Pixels of one video or of a batch, padded with zeros to the most frames.
+        """Pixels of one video or of a batch, padded with zeros to the largest number of frames.
 
-        videos: one frame; one video (a list of frames, or an array of 4 dimensions); a batch (a list of videos, or an
-        array of 5 dimensions). A flat list of frames is one video. A frame is a PIL image, or an array or tensor
-        (H, W), (H, W, C) or (C, H, W) with C of 1, 3 or 4, of uint8, floats within [0, 1] or whole numbers within
-        [0, 255]; grey is repeated, alpha dropped. A shape that reads both ways has its 3 taken for the channels, the
-        last axis first; `input_data_format` settles it.
-        Every setting of the processor can be replaced for one call; `is_mixed` changes the names of the outputs.
+        Args:
+            videos: One frame; one video (a list of frames, or an array of 4 dimensions); a batch (a list of videos, or
+                an array of 5 dimensions). A frame is a PIL image, or an array or tensor (H, W), (H, W, C) or (C, H, W)
+                with C of 1, 3 or 4, of uint8, floats within [0, 1] or integers within [0, 255]; gray is repeated,
+                alpha dropped. In an ambiguous shape an axis of 3 is the channels, the last axis first.
+            is_mixed: Append `_mixed` to the names of the outputs.
+            return_tensors: None or "np" for arrays, "pt" for torch tensors.
+            data_format: "channels_first", or "channels_last" for (batch, frames, height, width, 3).
+            input_data_format: The same of the frames; by default derived from their shapes.
+            **kwargs: Unknown ones are logged. All other arguments replace settings of the processor for this call.
 
-        Returns `pixel_values` (batch, frames, 3, height, width) float32 (`data_format` "channels_last" moves the 3
-        to the end) and `pixel_mask` (batch, frames * patches) int64, 1 for every patch of a real frame.
+        Returns:
+            `pixel_values` (batch, frames, 3, height, width) float32, and `pixel_mask` (batch, frames * patches) int64,
+            1 for every patch of a real frame.
 
-        Raises `InputError` (a `ValueError`) for arrays that are no frames, for NaN or infinite values, and for more
-        than `num_frames` frames. Source: transformers 4.40.2 `TvltImageProcessor.preprocess`.
+        Raises:
+            InputError: An array is not a frame, has NaN or infinite values, or a video has too many frames.
         """
-        overrides = {
-            "do_resize": do_resize,
-            "size": size,
-            "patch_size": patch_size,
-            "num_frames": num_frames,
-            "resample": resample,
-            "do_center_crop": do_center_crop,
-            "crop_size": crop_size,
-            "do_rescale": do_rescale,
-            "rescale_factor": rescale_factor,
-            "do_normalize": do_normalize,
-            "image_mean": image_mean,
-            "image_std": image_std,
-        }
-        changed = {name: value for name, value in overrides.items() if value is not None}
         unused = kwargs.keys() - {"mask_pixel"}
         if unused:
             logger.warning("unused keyword arguments: %s", ", ".join(sorted(unused)))
-        chosen = type(self)(**{**self._settings(), **changed}) if changed else self
+        chosen = self._with(
+            do_resize=do_resize, size=size, patch_size=patch_size, num_frames=num_frames, resample=resample,
+            do_center_crop=do_center_crop, crop_size=crop_size, do_rescale=do_rescale, rescale_factor=rescale_factor,
+            do_normalize=do_normalize, image_mean=image_mean, image_std=image_std,
+        )  # fmt: skip
         pixels, counts = chosen._pixels(videos, channel_layout("input_data_format", input_data_format))
-        rows, columns = (side // patch for side, patch in zip(pixels.shape[-2:], chosen.patch_size, strict=True))
-        patches = rows * columns
-        mask = np.arange(pixels.shape[1] * patches) < np.array(counts)[:, None] * patches
+        mask = chosen._patch_mask(pixels, counts)
         if channel_layout("data_format", data_format) == LAST:
             pixels = np.ascontiguousarray(np.moveaxis(pixels, 2, -1))
         suffix = "_mixed" if is_mixed else ""
-        arrays = {f"pixel_values{suffix}": pixels, f"pixel_mask{suffix}": mask.astype(np.int64)}
-        return BatchFeature.of(arrays, return_tensors)
+        return BatchFeature.of({f"pixel_values{suffix}": pixels, f"pixel_mask{suffix}": mask}, return_tensors)
+
+    def _with(self, **settings: Any) -> Self:
+        """A processor with other settings; None keeps one."""
+        changed = {name: value for name, value in settings.items() if value is not None}
+        return type(self)(**{**self._settings(), **changed}) if changed else self
+
+    def _patch_mask(self, pixels: NDArray[np.float32], counts: list[int]) -> NDArray[np.int64]:
+        """1 for every patch of the first `counts` frames of each video: (batch, frames * patches)."""
+        rows, columns = (side // patch for side, patch in zip(pixels.shape[-2:], self.patch_size, strict=True))
+        patches = rows * columns
+        mask: NDArray[np.bool_] = np.arange(pixels.shape[1] * patches) < np.array(counts)[:, None] * patches
+        return mask.astype(np.int64)
 
     def _pixels(self, videos: Any, layout: str | None) -> tuple[NDArray[np.float32], list[int]]:
         """(batch, frames, 3, height, width) with zeros after each video's own frames, and the frame counts."""
@@ -184,15 +202,15 @@ class TvltImageProcessor(Part):
         for index, frames in enumerate(batch):
             if len(frames) > self.num_frames:
                 raise InputError(
-                    f"video {index} has {len(frames)} frames; wanted at most num_frames, which is {self.num_frames}",
+                    f"video {index} has {len(frames)} frames; expected at most num_frames, which is {self.num_frames}",
                     hint="pick frames evenly; a list of single images needs one list per image: [[image], ...]",
                 )
         read = [read_frames(frames, layout, f"video {index}", self.do_resize) for index, frames in enumerate(batch)]
         sides = {self._output_size(frame_size(frame)) for video in read for frame in video.frames}
         if len(sides) > 1:
-            found = ", ".join(f"{height}x{width}" for height, width in sorted(sides))
+            sizes = ", ".join(f"{height}x{width}" for height, width in sorted(sides))
             raise InputError(
-                f"the frames come out in different sizes ({found}); wanted one", hint="use do_center_crop=True"
+                f"the processed frames have different sizes ({sizes}); expected one", hint="use do_center_crop=True"
             )
         height, width = sides.pop()
         counts = [len(video.frames) for video in read]
@@ -237,8 +255,8 @@ class TvltImageProcessor(Part):
         else:
             image = frame if isinstance(frame, Image.Image) else Image.fromarray(np.ascontiguousarray(frame))
             # Two calls: Pillow 13 resizes tall frames in height first, up to one level away from Pillow 12 and before
-            # (python-pillow/Pillow#9549). Columns are independent in the second, so those cut off are left out; rows
-            # cannot be: a `box` moves the filter's centres by its rounding.
+            # (python-pillow/Pillow#9549). Columns are independent in the second call, so the cropped ones are left
+            # out. Rows cannot be: a `box` shifts the filter by its rounding.
             if width != image.width:
                 image = image.resize((width, image.height), self.resample)
             if (left.start, left.stop) != (0, width):
@@ -258,7 +276,7 @@ class TvltImageProcessor(Part):
             out[:, :, columns] = border
 
     def _scaled(self, pixels: NDArray[Any], unit: bool) -> NDArray[Any]:
-        """Rescale and normalise (3, ...) values; floats within [0, 1] count as 255ths."""
+        """Rescale and normalize (3, ...) values; `unit`: they are floats within [0, 1], not levels."""
         values = pixels
         if self.do_rescale:
             factor = self.rescale_factor * (255 if unit else 1)
@@ -274,9 +292,13 @@ class TvltImageProcessor(Part):
         return values
 
     def levels(self, pixels: NDArray[Any]) -> NDArray[np.uint8]:
-        """Pixels of the model, (..., 3, height, width), as levels to look at, (..., height, width, 3) uint8 RGB.
+        """Pixels of the model as levels for display: the inverse of rescaling and normalizing, clipped.
 
-        The inverse of rescaling and normalising; what lies beyond the levels is clipped.
+        Args:
+            pixels: (..., 3, height, width).
+
+        Returns:
+            (..., height, width, 3) uint8 RGB.
         """
         values = np.moveaxis(pixels, -3, -1).astype(np.float64)
         if self.do_normalize:
@@ -286,13 +308,13 @@ class TvltImageProcessor(Part):
         return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
     def level_table(self) -> NDArray[np.float32]:
-        """What each level 0..255 of an 8-bit frame becomes when it is rescaled and normalised: (3, 256) float32."""
+        """The rescaled and normalized value of each level 0..255 of an 8-bit frame: (3, 256) float32."""
         return self._table(unit=False)
 
     def _table(self, unit: bool) -> NDArray[np.float32]:
-        """What each level 0..255 of each channel becomes: (3, 256)."""
+        """The value of each level 0..255 of each channel: (3, 256)."""
         return _level_table(
-            # Levels that stand for floats within [0, 1] are 255ths whether or not they are rescaled as levels are.
+            # Levels that represent floats within [0, 1] are divided by 255 even without rescaling.
             self.rescale_factor if self.do_rescale else 1 / 255 if unit else None,
             (tuple(self.image_mean), tuple(self.image_std)) if self.do_normalize else None,
         )
@@ -302,7 +324,7 @@ class TvltImageProcessor(Part):
 def _level_table(
     factor: float | None, normal: tuple[tuple[float, ...], tuple[float, ...]] | None
 ) -> NDArray[np.float32]:
-    """Double precision for the rescaling and single for the rest, as transformers computes each pixel."""
+    """Double precision for the rescaling and single precision for the rest, as in transformers."""
     levels = np.arange(256)
     values = (levels if factor is None else levels * factor).astype(np.float32)
     table = np.broadcast_to(values, (3, 256))
@@ -312,33 +334,33 @@ def _level_table(
     return np.ascontiguousarray(table)
 
 
-def _window(found: int, wanted: int) -> tuple[slice, slice]:
-    """The centred part of `found` samples to keep, and where it lies among `wanted` ones."""
-    if found >= wanted:
-        start = (found - wanted) // 2
-        return slice(start, start + wanted), slice(0, wanted)
-    start = (wanted - found) // 2
-    return slice(0, found), slice(start, start + found)
+def _window(size: int, crop: int) -> tuple[slice, slice]:
+    """The centered part of `size` samples to keep, and its place among `crop` ones."""
+    if size >= crop:
+        start = (size - crop) // 2
+        return slice(start, start + crop), slice(0, crop)
+    start = (crop - size) // 2
+    return slice(0, size), slice(start, start + size)
 
 
 # Settings ----------------------------------------------------------------------------------------------------------
 
 
 def _size(name: str, value: Any, *, square: bool) -> dict[str, int]:
-    """A size as {"shortest_edge": n} or {"height": h, "width": w}; an int means the latter when `square`."""
+    """A size as {"shortest_edge": n} or {"height": h, "width": w}; an int is the latter when `square`."""
     if isinstance(value, Mapping):
-        found = dict(value)
+        sides = dict(value)
     elif isinstance(value, list | tuple) and len(value) == 2:
-        found = {"height": value[0], "width": value[1]}
+        sides = {"height": value[0], "width": value[1]}
     elif isinstance(value, list | tuple):
-        found = {}
+        sides = {}
     else:
-        found = {"height": value, "width": value} if square else {"shortest_edge": value}
+        sides = {"height": value, "width": value} if square else {"shortest_edge": value}
     for keys in (("height", "width"), () if square else ("shortest_edge",)):
-        if keys and all(key in found for key in keys):
-            return {key: positive_int(f"{name}[{key!r}]", found[key]) for key in keys}
-    wanted = "an int, a pair, or a dict with 'height' and 'width'" + ("" if square else " or with 'shortest_edge'")
-    raise ConfigError(f"{name} is {value!r}; wanted {wanted}")
+        if keys and all(key in sides for key in keys):
+            return {key: positive_int(f"{name}[{key!r}]", sides[key]) for key in keys}
+    expected = "an int, a pair, or a dict with 'height' and 'width'" + ("" if square else " or with 'shortest_edge'")
+    raise ConfigError(f"{name} is {value!r}; expected {expected}")
 
 
 def _resampling(value: Any) -> int:
@@ -346,7 +368,7 @@ def _resampling(value: Any) -> int:
         return int(Image.Resampling(value))
     except ValueError:
         names = ", ".join(f"{int(item)} ({item.name})" for item in Image.Resampling)
-        raise ConfigError(f"resample is {value!r}; wanted one of {names}") from None
+        raise ConfigError(f"resample is {value!r}; expected one of {names}") from None
 
 
 def _numbers(name: str, value: Any, count: int = 1) -> list[float]:
@@ -356,6 +378,6 @@ def _numbers(name: str, value: Any, count: int = 1) -> list[float]:
         if len(numbers) != count or not np.isfinite(numbers).all():
             raise ValueError
     except (TypeError, ValueError):
-        wanted = "a finite number" if count == 1 else f"a finite number, or {count} of them"
-        raise ConfigError(f"{name} is {value!r}; wanted {wanted}") from None
+        expected = "a finite number" if count == 1 else f"a finite number, or {count} of them"
+        raise ConfigError(f"{name} is {value!r}; expected {expected}") from None
     return numbers

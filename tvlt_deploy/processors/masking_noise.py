@@ -1,4 +1,4 @@
-"""The randomness of masked reconstruction, as an input."""
+"""The noise of masked reconstruction, which is an input of the model."""
 
 from __future__ import annotations
 
@@ -8,16 +8,25 @@ from tvlt_deploy.config import TvltConfig
 
 
 def _ranked(values: np.ndarray) -> np.ndarray:
-    """(rank + 0.5) / length: no two are equal, so every sort agrees."""
+    """(rank + 0.5) / length: no two values are equal, so every sort returns the same order."""
     ranks = np.empty(len(values))
     ranks[np.argsort(values, kind="stable")] = np.arange(len(values))
     return ((ranks + 0.5) / len(values)).astype(np.float32)
 
 
 def masking_noise(config: TvltConfig, frames: int, rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(pixel_noise (pixel patches,), audio_noise (audio patches,)) float32 of one clip, without ties.
+    """The noise of one clip, without ties.
 
-    With frame-level masking one draw serves all frequency patches of a time step, in the order of their index.
+    With frame-level masking all frequency patches of a time step share one random number, ranked by index.
+
+    Args:
+        config: The model's configuration.
+        frames: Number of frames.
+        rows: Rows of the spectrogram, in complete patches.
+        seed: Seed of numpy's default generator.
+
+    Returns:
+        pixel_noise (pixel patches,) and audio_noise (audio patches,), float32 in (0, 1).
     """
     generator = np.random.default_rng(seed)
     pixel = generator.random(frames * config.patches_per_frame)

@@ -22,7 +22,7 @@ def hertz_to_mel(hertz: float) -> float:
 
 
 def mel_to_hertz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The inverse of `hertz_to_mel`, for an array."""
+    """Frequencies in Hz of an array of mels."""
     return np.where(mel < _BREAK_MEL, mel * _LINEAR_HZ, _BREAK_HZ * np.exp((mel - _BREAK_MEL) * _LOG_STEP))
 
 
@@ -30,8 +30,15 @@ def mel_to_hertz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
 def mel_filter_bank(filters: int = 128, n_fft: int = 2048, sampling_rate: int = 44100) -> NDArray[np.float64]:
     """Triangular filters from 0 Hz to min(22050, sampling_rate / 2) Hz, each of area 1 in Hz.
 
-    Returns (filters, n_fft // 2 + 1) float64, read-only. Source: transformers 4.40.2 `mel_filter_bank` with
-    norm and scale "slaney"; librosa's `filters.mel`.
+    Source: transformers 4.40.2 `mel_filter_bank` with norm and scale "slaney"; librosa's `filters.mel`.
+
+    Args:
+        filters: Number of filters.
+        n_fft: Samples of a frame.
+        sampling_rate: In Hz.
+
+    Returns:
+        (filters, n_fft // 2 + 1) float64, read-only.
     """
     top = min(MAX_FREQUENCY, sampling_rate / 2)
     edges = mel_to_hertz(np.linspace(0.0, hertz_to_mel(top), filters + 2))

@@ -1,4 +1,4 @@
-"""What a processor returns: a dict of arrays whose entries are attributes too."""
+"""The output of a processor: a dict of arrays with its entries as attributes."""
 
 from __future__ import annotations
 
@@ -17,18 +17,24 @@ class BatchFeature(dict[str, Any]):
         try:
             return self[name]
         except KeyError:
-            raise AttributeError(f"no {name!r} here; there is {', '.join(self)}") from None
+            raise AttributeError(f"there is no {name!r}; expected one of {', '.join(self)}") from None
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray], return_tensors: str | None = None) -> BatchFeature:
-        """Wrap arrays as they are (None, "np") or as torch tensors that share their memory ("pt").
+        """Wrap arrays.
 
-        Raises `UsageError` (a `ValueError`) for another kind, `EnvironmentLackError` when torch cannot be imported.
+        Args:
+            arrays: The arrays by name.
+            return_tensors: None or "np" for arrays, "pt" for torch tensors that share their memory.
+
+        Raises:
+            UsageError: `return_tensors` is something else. It is a `ValueError`.
+            EnvironmentLackError: torch is missing.
         """
         if return_tensors in (None, "np"):
             return cls(arrays)
         if return_tensors != "pt":
-            raise UsageError(f"return_tensors is {return_tensors!r}; wanted None, 'np' or 'pt'")
+            raise UsageError(f"return_tensors is {return_tensors!r}; expected None, 'np' or 'pt'")
         try:
             import torch
         except ImportError as error:

@@ -1,4 +1,4 @@
-"""Independent pieces of one call, shared among a few threads."""
+"""Independent parts of one call on a few threads."""
 
 from __future__ import annotations
 
@@ -11,17 +11,25 @@ from tvlt_deploy._internal.machine import usable_cores
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
-_MOST_THREADS = 4
+_MAX_THREADS = 4
 
 
 def parallel_map(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
-    """`work` of every item, in order. It pays where the work leaves the interpreter's lock, as numpy and Pillow do.
+    """Apply a function to every item, on several threads.
 
-    The pool lasts for the call only: nothing survives into a forked process.
+    It saves time where the function releases the interpreter's lock, as numpy and Pillow do. The pool exists only
+    during the call, so that a forked process has no threads left over.
+
+    Args:
+        work: The function.
+        items: Its arguments.
+
+    Returns:
+        The results in order.
     """
-    pieces = list(items)
-    threads = min(_MOST_THREADS, usable_cores(), len(pieces))
+    arguments = list(items)
+    threads = min(_MAX_THREADS, usable_cores(), len(arguments))
     if threads < 2:
-        return [work(piece) for piece in pieces]
+        return [work(argument) for argument in arguments]
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(work, pieces))
+        return list(pool.map(work, arguments))

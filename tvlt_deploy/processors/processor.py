@@ -18,14 +18,18 @@ from tvlt_deploy.processors.original.image import OriginalImageProcessor
 from tvlt_deploy.processors.serialization import Part, Saved, naming, preprocessor_path
 
 Misfit = tuple[str, Any, Any]
-"""(setting, value found, value that the model needs)."""
+"""(setting, its value, the value that the model needs)."""
 
 
 class Processor(Saved):
-    """Both halves of one recipe of pre-processing, and how media files are read for it.
+    """The image processor and the feature extractor of one recipe, and how media files are read for it.
 
-    frames_by_number: the frames of a file are spaced evenly by their number, else by time. resampler: turns sound of
-    another rate, (samples,) and Hz, into the extractor's; None where the recipe asks for none in particular.
+    Attributes:
+        image_processor: The image processor.
+        feature_extractor: The feature extractor.
+        frames_by_number: The frames of a file are spaced evenly by number; otherwise by time.
+        resampler: Converts sound (samples,) of another rate in Hz to that of the extractor; None where the recipe does
+            not define one.
     """
 
     image_processor: TvltImageProcessor | OriginalImageProcessor
@@ -35,9 +39,10 @@ class Processor(Saved):
 
     @classmethod
     def from_config(cls, config: TvltConfig) -> Self:
-        """The processors that feed a model of this configuration.
+        """The processors for a model of this configuration.
 
-        Raises `ConfigError` for channel counts other than 3 (images) and 1 (sound).
+        Raises:
+            ConfigError: The number of channels is not 3 (images) or 1 (sound).
         """
         raise NotImplementedError
 
@@ -45,15 +50,16 @@ class Processor(Saved):
     def from_pretrained(cls, path: str | os.PathLike[str]) -> Self:
         """Read the recipe's file from a directory, or the JSON file itself.
 
-        Raises `FileRefusedError` for a missing or broken file, `ConfigError` for an impossible value (both are
-        `ValueError`), naming the file.
+        Raises:
+            FileRefusedError: The file is missing or damaged. It is a `ValueError`, as is the next.
+            ConfigError: A value is invalid; the message names the file.
         """
         raise NotImplementedError
 
     def misfits(self, config: TvltConfig, sampling_rate: int) -> Iterator[Misfit]:
         """Every setting that does not fit a model of this configuration, or sound at `sampling_rate` Hz."""
         image, sound = self.image_processor, self.feature_extractor
-        wanted: dict[str, tuple[Any, Any]] = {
+        settings: dict[str, tuple[Any, Any]] = {
             "image patch_size": (list(image.patch_size), list(config.image_patch)),
             "audio patch_size": (list(sound.patch_size), list(config.audio_patch)),
             "feature_size": (sound.feature_size, config.frequency_length),
@@ -63,8 +69,8 @@ class Processor(Saved):
             "num_frames": (image.num_frames, config.num_frames),
             "spectrogram_length": (sound.spectrogram_length, config.spectrogram_length),
         }
-        wanted |= {name: (found, most) for name, (found, most) in at_most.items() if found > most}
-        yield from ((name, found, needed) for name, (found, needed) in wanted.items() if found != needed)
+        settings |= {name: (value, limit) for name, (value, limit) in at_most.items() if value > limit}
+        yield from ((name, value, needed) for name, (value, needed) in settings.items() if value != needed)
 
     @property
     def model_input_names(self) -> list[str]:
@@ -83,17 +89,24 @@ class Processor(Saved):
     ) -> dict[str, Any]:
         """Pixels of `images`, spectrograms of `audio`, pixels of `images_mixed`, in one dict.
 
-        images, images_mixed: as `videos` of the image processor. audio, sampling_rate: as of the feature extractor.
-        mask_audio, mask_pixel: accepted for the signature's sake; masking happens in the model. Keyword arguments go
-        to the part that knows them: `return_tensors` to both, `return_attention_mask` to the sound, all others to the
-        images.
+        Args:
+            images: As `videos` of the image processor.
+            audio: As of the feature extractor.
+            images_mixed: As `images`.
+            sampling_rate: As of the feature extractor.
+            mask_audio: Accepted for compatibility; masking happens in the model.
+            mask_pixel: As `mask_audio`.
+            **kwargs: `return_tensors` for both parts, `return_attention_mask` for the sound, all others for the images.
 
-        Returns the keys `audio_values`, `audio_mask`, `pixel_values`, `pixel_mask`, `pixel_values_mixed`,
-        `pixel_mask_mixed`, in this order, as far as asked for. Raises `InputError` (a `ValueError`) when both
-        `images` and `audio` are None, and as the parts do.
+        Returns:
+            `audio_values`, `audio_mask`, `pixel_values`, `pixel_mask`, `pixel_values_mixed`, `pixel_mask_mixed`, in
+            this order, those that were requested.
+
+        Raises:
+            InputError: `images` and `audio` are both None, or as the parts. It is a `ValueError`.
         """
         if images is None and audio is None:
-            raise InputError("images and audio are both None; wanted at least one of them")
+            raise InputError("images and audio are both None; expected at least one of them")
         for_audio = {name: kwargs[name] for name in ("return_tensors", "return_attention_mask") if name in kwargs}
         for_images = {name: value for name, value in kwargs.items() if name != "return_attention_mask"}
         output: dict[str, Any] = {}
@@ -107,7 +120,12 @@ class Processor(Saved):
 
 
 class TvltProcessor(Processor):
-    """Both halves of TVLT's pre-processing. Source: transformers 4.40.2 `TvltProcessor`."""
+    """The pre-processing of transformers 4.40.2 `TvltProcessor`.
+
+    Args:
+        image_processor: The image processor.
+        feature_extractor: The feature extractor.
+    """
 
     image_processor: TvltImageProcessor
     feature_extractor: TvltFeatureExtractor
@@ -117,7 +135,7 @@ class TvltProcessor(Processor):
         self.feature_extractor = feature_extractor
 
     def misfits(self, config: TvltConfig, sampling_rate: int) -> Iterator[Misfit]:
-        """As of `Processor`."""
+        """As `Processor.misfits`."""
         image, (height, width) = self.image_processor, config.image_shape
         if image.crop_size != {"height": height, "width": width}:
             yield "crop_size", image.crop_size, {"height": height, "width": width}
@@ -127,16 +145,17 @@ class TvltProcessor(Processor):
 
     @classmethod
     def from_config(cls, config: TvltConfig) -> Self:
-        """The processors that feed a model of this configuration.
+        """The processors for a model of this configuration.
 
-        Raises `ConfigError` for channel counts other than 3 (images) and 1 (sound).
+        Raises:
+            ConfigError: The number of channels is not 3 (images) or 1 (sound).
         """
         return cls(TvltImageProcessor.from_config(config), TvltFeatureExtractor.from_config(config))
 
     def to_dict(self) -> dict[str, Any]:
-        """The merged file: flat keys that transformers reads for either part, and a section for each part.
+        """The content of the file: flat keys that transformers reads for either part, and a section for each part.
 
-        The flat `patch_size` is the sound's, as in the files transformers writes.
+        The flat `patch_size` is that of the sound, as in the files that transformers writes.
         """
         image, sound = self.image_processor.to_dict(), self.feature_extractor.to_dict()
         sections = {TvltImageProcessor.section: image, TvltFeatureExtractor.section: sound}
@@ -144,9 +163,14 @@ class TvltProcessor(Processor):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], config: TvltConfig | None = None) -> Self:
-        """Build from a file's content: ours, or one that transformers wrote for both parts or for one of them.
+        """Build from the content of a file, written by this package or by transformers for both parts or one.
 
-        A part of which the file says nothing comes from `config` when given, else from the defaults.
+        Args:
+            values: The content.
+            config: The source of a part that is not in the file; the defaults when None.
+
+        Raises:
+            ConfigError: A setting is invalid.
         """
         return cls(
             TvltImageProcessor.from_config(config)
@@ -161,9 +185,12 @@ class TvltProcessor(Processor):
     def from_pretrained(cls, path: str | os.PathLike[str]) -> Self:
         """Read `preprocessor_config.json` from a directory or a model on the hub, or the JSON file itself.
 
-        transformers 4.40.2 loses one part's settings when it saves both; a `config.json` beside the file then tells
-        the sizes of the lost part. Raises `FileRefusedError` for a missing or broken file, `ConfigError` for an
-        impossible value (both are `ValueError`), naming the file.
+        transformers 4.40.2 loses the settings of one part when it saves both; its sizes then come from a `config.json`
+        in the same directory.
+
+        Raises:
+            FileRefusedError: The file is missing or damaged. It is a `ValueError`, as is the next.
+            ConfigError: A value is invalid; the message names the file.
         """
         file = preprocessor_path(path)
         beside = file.parent / CONFIG_FILE
@@ -172,6 +199,6 @@ class TvltProcessor(Processor):
 
 
 def _describes(values: Mapping[str, Any], part: type[Part]) -> bool:
-    """Whether a file was written for this part, or for none in particular."""
+    """Whether a file was written for this part, or does not name a part."""
     other = TvltFeatureExtractor if part is TvltImageProcessor else TvltImageProcessor
     return part.section in values or part.type_key in values or other.type_key not in values

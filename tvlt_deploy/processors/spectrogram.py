@@ -1,4 +1,4 @@
-"""Waveforms to log-mel spectrograms in [-1, 1]: the arithmetic that every recipe shares."""
+"""Waveforms to log-mel spectrograms in [-1, 1], for all recipes."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from numpy.typing import NDArray
 
 from tvlt_deploy.processors.mel import mel_filter_bank
 
-_CHUNK = 64  # frames worked on at once: their buffers (about 1 MB) stay in a core's cache
+_CHUNK = 64  # frames processed at once: their buffers (about 1 MB) stay in a core's cache
 _BAND = 16  # mel filters per matrix product: neighbours share a narrow range of bins, the rest of the bank is zeros
 MIN_POWER = 1e-10
-"""Mel power below this counts as this."""
+"""Smaller mel power is raised to this."""
 DYNAMIC_RANGE = 1e-8
-"""The least share of the clip's loudest mel power that counts: 80 dB."""
+"""Mel power below this share of the clip's loudest, 80 dB, is raised to it."""
 
 _Band = tuple[int, int, int, int, NDArray[np.float32]]
 
 
 @functools.lru_cache(maxsize=8)
 def _bands(filters: int, n_fft: int, sampling_rate: int) -> tuple[_Band, ...]:
-    """The filter bank cut into (first filter, end, first part, end, weights (parts, filters)) without its zeros.
+    """The filter bank in bands (first filter, end, first part, end, weights (parts, filters)) without its zeros.
 
-    The parts are the real and imaginary halves of the bins in turn, so that the weights sum their squares as well.
+    The parts are the real and imaginary parts of the bins alternately, so that the weights also add their squares.
     """
     bank = mel_filter_bank(filters, n_fft, sampling_rate)
     bands = []
@@ -61,10 +61,15 @@ def _silent(wave: NDArray[np.float32], start: int, stop: int) -> NDArray[np.floa
 
 @dataclass(frozen=True)
 class LogMel:
-    """Settings of a spectrogram. Sizes are samples; `sampling_rate` is in Hz.
+    """A log-mel spectrogram.
 
-    mirrored: what lies beyond the ends of the sound is its mirror image, as in transformers; else silence, as in
-    librosa since 0.9.
+    Attributes:
+        filters: Number of mel filters.
+        n_fft: Samples of a frame.
+        hop_length: Samples between frames.
+        sampling_rate: In Hz.
+        mirrored: The sound continues with its mirror image beyond its ends, as in transformers; otherwise with
+            silence, as in librosa since 0.9.
     """
 
     filters: int
@@ -74,15 +79,22 @@ class LogMel:
     mirrored: bool
 
     def frames(self, samples: int) -> int:
-        """Frames of a waveform: centred on every hop, from the first sample on."""
+        """Number of frames of a waveform: one is centered on every hop, starting at the first sample."""
         return 1 + (samples - self.n_fft % 2) // self.hop_length
 
     def __call__(self, wave: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
-        """The first `rows` frames of `wave` (samples,): (rows, filters) float32 in [-1, 1].
+        """The spectrogram of a waveform.
 
-        1 is 20 dB and more, -1 is -60 dB and less. The dynamic range of 80 dB counts from the loudest frame of the
-        whole waveform, whether or not it is among those returned. Source: transformers 4.40.2
-        `audio_utils.spectrogram`; librosa 0.9.2 `feature.melspectrogram` and `power_to_db`.
+        The dynamic range of 80 dB is relative to the loudest frame of the complete waveform, whether or not it is
+        returned. Source: transformers 4.40.2 `audio_utils.spectrogram`; librosa 0.9.2 `feature.melspectrogram` and
+        `power_to_db`.
+
+        Args:
+            wave: (samples,) float32.
+            rows: Maximum number of frames to return.
+
+        Returns:
+            The first frames, (at most rows, filters) float32 in [-1, 1]; 1 is 20 dB and more, -1 is -60 dB and less.
         """
         frames = self.frames(len(wave))
         power = np.empty((min(frames, rows), self.filters), dtype=np.float32)
@@ -100,11 +112,11 @@ class LogMel:
         return np.clip(power, -1.0, 1.0, out=power)
 
     def spectrum(self, wave: NDArray[np.float32], start: int, count: int) -> NDArray[np.complex64]:
-        """The transform (count, n_fft // 2 + 1) of the windowed frames from `start` on."""
+        """The transform (count, n_fft // 2 + 1) complex64 of `count` windowed frames from frame `start`."""
         n_fft, hop = self.n_fft, self.hop_length
         first = start * hop - n_fft // 2
-        # Double precision up to the spectrum, as in transformers and librosa, which round it to complex64 as well:
-        # quiet filters beside a loud tone are lost in a single-precision transform.
+        # Double precision up to the spectrum, as in transformers and librosa, which also round it to complex64:
+        # a single-precision transform loses quiet filters next to a loud tone.
         cut = _mirrored if self.mirrored else _silent
         samples = cut(wave, first, first + (count - 1) * hop + n_fft).astype(np.float64)
         step = samples.itemsize
@@ -115,7 +127,7 @@ class LogMel:
         return transform
 
     def mel(self, wave: NDArray[np.float32], start: int, count: int) -> NDArray[np.float32]:
-        """Mel power (count, filters) of the frames from `start` on."""
+        """Mel power (count, filters) float32 of `count` frames from frame `start`."""
         squares = self.spectrum(wave, start, count).view(np.float32)
         np.square(squares, out=squares)
         power = np.empty((count, self.filters), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Reading sound that a caller hands over: which clips there are, and each as checked float32 samples."""
+"""Read the sound that a caller passes: which clips there are, and each as checked float32 samples."""
 
 from __future__ import annotations
 
@@ -24,22 +24,30 @@ _PCM: dict[str, tuple[float, float]] = {
 }
 
 
-def check_rate(sampling_rate: int | None, wanted: int, resample: bool, resampler: str) -> None:
-    """Raise `InputError` unless the sound is at `wanted` Hz; None trusts the caller, with a warning in the log."""
-    hint = f"resample to {wanted} Hz first, for example with {resampler}"
+def check_rate(sampling_rate: int | None, expected: int, resample: bool, resampler: str) -> None:
+    """Check the rate of sound in Hz; None assumes the expected one, with a warning in the log.
+
+    Raises:
+        InputError: The rate is another one, or `resample` is true and the rate is None.
+    """
+    hint = f"resample to {expected} Hz first, for example with {resampler}"
     if sampling_rate is None:
         if resample:
             raise InputError("resample is true but the sampling_rate of the sound is not given", hint=hint)
-        logger.warning("sampling_rate is not given; the sound is taken to be at %d Hz", wanted)
-    elif sampling_rate != wanted:
-        raise InputError(f"sampling_rate is {sampling_rate}; wanted {wanted}", hint=hint)
+        logger.warning("sampling_rate is not given; %d Hz is assumed", expected)
+    elif sampling_rate != expected:
+        raise InputError(f"sampling_rate is {sampling_rate}; expected {expected}", hint=hint)
 
 
 def named_clips(raw_speech: Any) -> list[tuple[str, Any]]:
-    """(name for messages, clip) of one clip, a 1-D array or list of numbers, or of a list of clips."""
+    """(name for messages, clip) of one clip, a 1-D array or list of numbers, or of each clip of a list.
+
+    Raises:
+        InputError: The list is empty, or an array has several dimensions.
+    """
     if isinstance(raw_speech, list | tuple):
         if not raw_speech:
-            raise InputError("the audio is an empty list; wanted at least one clip")
+            raise InputError("the audio is an empty list; expected at least one clip")
         if any(np.ndim(clip) for clip in raw_speech[:1]):
             return [(f"audio[{index}]", clip) for index, clip in enumerate(raw_speech)]
     elif len(getattr(raw_speech, "shape", ())) > 1:
@@ -50,16 +58,26 @@ def named_clips(raw_speech: Any) -> list[tuple[str, Any]]:
     return [("the audio", raw_speech)]
 
 
-def read_waveform(waveform: Any, name: str, least: int, sampling_rate: int) -> NDArray[np.float32]:
-    """One clip as 1-D float32 samples within [-1, 1] by convention, at least `least` of them, checked."""
+def read_waveform(waveform: Any, name: str, min_samples: int, sampling_rate: int) -> NDArray[np.float32]:
+    """One clip as 1-D float32 samples.
+
+    Args:
+        waveform: Floats within [-1, 1] or PCM of `_PCM`, of one dimension.
+        name: What error messages call it.
+        min_samples: Minimum number of samples.
+        sampling_rate: In Hz, for messages.
+
+    Raises:
+        InputError: It is something else, too short, or has NaN or infinite samples.
+    """
     try:
         wave = np.asarray(waveform)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name} is no array: {error}", hint="pass a 1-D numpy array of samples") from error
+        raise InputError(f"{name} is not an array: {error}", hint="pass a 1-D numpy array of samples") from error
     if wave.dtype.name not in _PCM and wave.dtype.kind != "f":
         raise InputError(
-            f"{name} has dtype {wave.dtype}; wanted floats within [-1, 1] or PCM of {', '.join(_PCM)}",
-            hint="whole numbers in a list have no scale: make an int16 array of 16-bit samples"
+            f"{name} has dtype {wave.dtype}; expected floats within [-1, 1] or PCM of {', '.join(_PCM)}",
+            hint="integers in a list have no scale: use an int16 array for 16-bit samples"
             if wave.dtype.kind in "iu"
             else "pass a 1-D array of samples; files are read with tvlt_deploy.media",
         )
@@ -67,23 +85,23 @@ def read_waveform(waveform: Any, name: str, least: int, sampling_rate: int) -> N
         wave = wave.reshape(-1)
     if wave.ndim != 1:
         hint = "average the channels of stereo sound: wave.mean(axis=...)" if wave.ndim == 2 else ""
-        raise InputError(f"{name} has shape {wave.shape}; wanted one channel, a 1-D array", hint=hint)
+        raise InputError(f"{name} has shape {wave.shape}; expected one channel, a 1-D array", hint=hint)
     if wave.dtype.name in _PCM:
         full_scale, silence = _PCM[wave.dtype.name]
         wave = ((wave.astype(np.float64) - silence) / full_scale).astype(np.float32)
-    if len(wave) < least:
+    if len(wave) < min_samples:
         raise InputError(
-            f"{name} has {len(wave)} samples; wanted at least {least} "
-            f"({1000 * least / sampling_rate:.1f} ms, one row of the spectrogram)",
-            hint="pad it with zeros, or leave the clip's sound out",
+            f"{name} has {len(wave)} samples; expected at least {min_samples} "
+            f"({1000 * min_samples / sampling_rate:.1f} ms, one row of the spectrogram)",
+            hint="pad it with zeros, or pass the clip without sound",
         )
     with np.errstate(over="ignore"):
         wave = np.ascontiguousarray(wave, dtype=np.float32)
     peak = max(float(wave.max()), -float(wave.min()))
     if not np.isfinite(peak):
-        raise InputError(f"{name} holds NaN or infinite samples; wanted finite numbers")
+        raise InputError(f"{name} has NaN or infinite samples; expected finite numbers")
     if peak > MAX_AMPLITUDE:
         raise InputError(
-            f"{name} reaches {peak:g}; wanted floats within [-1, 1]", hint="divide 16-bit samples by 32768"
+            f"{name} reaches {peak:g}; expected floats within [-1, 1]", hint="divide 16-bit samples by 32768"
         )
     return wave

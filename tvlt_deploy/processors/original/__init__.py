@@ -1,1 +1,1 @@
-"""Pre-processing of the original TVLT code: its image processor, feature extractor and masks."""
+"""The pre-processing of the original TVLT code: image processor, feature extractor and masks."""

@@ -1,4 +1,4 @@
-"""`OriginalFeatureExtractor`: waveforms to spectrograms as the original TVLT code makes them."""
+"""`OriginalFeatureExtractor`: waveforms to spectrograms as in the original TVLT code."""
 
 from __future__ import annotations
 
@@ -20,13 +20,18 @@ from tvlt_deploy.processors.waveform import check_rate, named_clips, read_wavefo
 
 @dataclass
 class OriginalFeatureExtractor:
-    """Turns mono sound into `audio_values` and `audio_mask`, as the original TVLT code does.
+    """Converts mono sound to `audio_values` and `audio_mask`, as the original TVLT code does.
 
-    spectrogram_length: most rows of a spectrogram; more are cut off. feature_size: mel filters. patch_size: (rows,
-    filters) of an audio patch. Everything else is fixed: 44100 Hz, frames of 2048 samples every 512.
-
-    Raises `ConfigError` (a `ValueError`) for impossible settings. Source: zinengtang/TVLT,
+    All other numbers are fixed: 44100 Hz, frames of 2048 samples every 512. Source: zinengtang/TVLT,
     `model/data/datasets/rawvideo_utils.py`, on librosa 0.9.2.
+
+    Attributes:
+        spectrogram_length: Maximum number of rows of a spectrogram; more are cut.
+        feature_size: Number of mel filters.
+        patch_size: (rows, filters) of an audio patch.
+
+    Raises:
+        ConfigError: A setting is invalid. It is a `ValueError`.
     """
 
     spectrogram_length: int = 1024
@@ -46,20 +51,28 @@ class OriginalFeatureExtractor:
         rows, filters = patch_pair(self.patch_size)
         self.patch_size = rows, filters
         if self.feature_size % filters:
-            raise ConfigError(f"feature_size {self.feature_size} is not whole patches of {filters} filters")
+            raise ConfigError(
+                f"feature_size {self.feature_size} is not a multiple of the patch size of {filters} filters"
+            )
         if self.spectrogram_length % rows:
-            raise ConfigError(f"spectrogram_length {self.spectrogram_length} is not whole patches of {rows} rows")
+            raise ConfigError(
+                f"spectrogram_length {self.spectrogram_length} is not a multiple of the patch size of {rows} rows"
+            )
 
     @classmethod
     def from_config(cls, config: TvltConfig) -> Self:
-        """The feature extractor that feeds a model of this configuration: 1024 rows at most, as in training."""
+        """The feature extractor for a model of this configuration: at most 1024 rows, as in training.
+
+        Raises:
+            ConfigError: `num_audio_channels` is not 1.
+        """
         if config.num_audio_channels != 1:
             raise ConfigError(f"num_audio_channels is {config.num_audio_channels}; a mono spectrogram has 1")
         rows = config.time_patches * config.audio_patch[0]
         return cls(min(cls.spectrogram_length, rows), config.frequency_length, config.audio_patch)
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings and the fixed numbers, in types that JSON holds."""
+        """The settings and the fixed numbers, in JSON types."""
         return {
             **asdict(self),
             "patch_size": list(self.patch_size),
@@ -77,7 +90,7 @@ class OriginalFeatureExtractor:
 
     @property
     def max_samples(self) -> int:
-        """Samples of the longest sound of which every one reaches a row."""
+        """Samples of the longest sound that is not cut."""
         return (self.spectrogram_length - 1) * self.hop_length + self.n_fft // 2
 
     def __call__(
@@ -92,12 +105,21 @@ class OriginalFeatureExtractor:
     ) -> BatchFeature:
         """Spectrograms of one clip or a list of clips, padded with -1 to the longest.
 
-        Arguments are those of `TvltFeatureExtractor`. Returns `audio_values` (batch, 1, rows, feature_size) float32
-        in [-1, 1] and, unless `return_attention_mask` is false, `audio_mask` (batch, rows / patch rows * patches per
-        row) float32, 0 for a patch in which every value is -1.
+        Args:
+            raw_speech: As for `TvltFeatureExtractor`, and so are the other arguments.
+            return_tensors: None or "np" for arrays, "pt" for torch tensors.
+            return_attention_mask: Return `audio_mask`.
+            sampling_rate: In Hz.
+            resample: Must be false without a `sampling_rate`.
+            mask_audio: Accepted for compatibility.
+            **kwargs: Ignored.
 
-        Raises `InputError` (a `ValueError`) for another rate, NaN or infinite samples, no samples, stereo, and arrays
-        of two dimensions.
+        Returns:
+            `audio_values` (batch, 1, rows, feature_size) float32 in [-1, 1] and `audio_mask` (batch, rows / patch rows
+            * patches per row) float32, 0 for a patch in which every value is -1.
+
+        Raises:
+            InputError: Another rate, NaN or infinite samples, no samples, stereo, or an array of two dimensions.
         """
         check_rate(sampling_rate, self.sampling_rate, resample, "tvlt_deploy.processors.resample")
         clips = [self.features(clip, name) for name, clip in named_clips(raw_speech)]
@@ -111,17 +133,26 @@ class OriginalFeatureExtractor:
         return BatchFeature.of(arrays, return_tensors)
 
     def features(self, waveform: Any, name: str = "the audio") -> NDArray[np.float32]:
-        """The log-mel spectrogram of one clip with the rows of -1 that follow it: (rows, feature_size) float32.
+        """The log-mel spectrogram of one clip, followed by rows of -1.
 
-        waveform: as one clip of `__call__`. A spectrogram of t = 1 + samples // 512 rows gets as many more as fill
-        its last patch, a whole patch when it is full; then it is cut to `spectrogram_length`. The mean that is
-        subtracted and the dynamic range of 80 dB are those of the whole clip, also where the rows are cut. `name` is
-        what errors call it.
+        A spectrogram of t = 1 + samples // 512 rows is padded to the next complete patch, or by one more patch when it
+        is complete; then it is cut to `spectrogram_length`. The mean that is subtracted and the dynamic range of 80 dB
+        are those of the complete clip, also where rows are cut.
+
+        Args:
+            waveform: As one clip of `__call__`.
+            name: What error messages call it.
+
+        Returns:
+            (rows, feature_size) float32.
+
+        Raises:
+            InputError: As `__call__`.
         """
         wave = read_waveform(waveform, name, self.min_samples, self.sampling_rate)
         log_mel = LogMel(self.feature_size, self.n_fft, self.hop_length, self.sampling_rate, mirrored=False)
-        found = log_mel(wave - wave.mean(), self.spectrogram_length)
+        features = log_mel(wave - wave.mean(), self.spectrogram_length)
         patch_rows = self.patch_size[0]
-        rows = min((len(found) // patch_rows + 1) * patch_rows, self.spectrogram_length)
-        padding = np.full((rows - len(found), self.feature_size), self.padding_value, np.float32)
-        return np.concatenate([found, padding])
+        rows = min((len(features) // patch_rows + 1) * patch_rows, self.spectrogram_length)
+        padding = np.full((rows - len(features), self.feature_size), self.padding_value, np.float32)
+        return np.concatenate([features, padding])

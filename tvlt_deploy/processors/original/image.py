@@ -1,4 +1,4 @@
-"""`OriginalImageProcessor`: frames and still images to pixels as the original TVLT code makes them."""
+"""`OriginalImageProcessor`: frames and still images to pixels as in the original TVLT code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tvlt_deploy.processors.serialization import patch_pair, positive_int
 logger = logging.getLogger(__name__)
 
 BORDER_LEVEL = 30
-"""Levels up to this one count as a black border."""
+"""Levels up to this one are a black border."""
 
 _LEVELS = np.arange(256)
 _OF_FRAMES = _LEVELS.astype(np.float32) / np.float32(127.5) - np.float32(1)
@@ -33,13 +33,17 @@ _OF_STILLS = (_LEVELS / 255 * 2 - 1).astype(np.float32)  # in double precision u
 
 @dataclass
 class OriginalImageProcessor:
-    """Turns videos and still images into `pixel_values` and `pixel_mask`, as the original TVLT code does.
+    """Converts videos and still images to `pixel_values` and `pixel_mask`, as the original TVLT code does.
 
-    num_frames: frames of a video that the model sees. image_size: sides of a frame. patch_size: (height, width) of an
-    image patch.
+    Source: zinengtang/TVLT, `model/data/datasets/rawvideo_utils.py` and, for still images, `base_image_dataset.py`.
 
-    Raises `ConfigError` (a `ValueError`) for impossible settings. Source: zinengtang/TVLT,
-    `model/data/datasets/rawvideo_utils.py` and, for still images, `base_image_dataset.py`.
+    Attributes:
+        num_frames: Number of frames of a video that the model receives.
+        image_size: Height and width of a frame.
+        patch_size: (height, width) of an image patch.
+
+    Raises:
+        ConfigError: A setting is invalid. It is a `ValueError`.
     """
 
     num_frames: int = 8
@@ -55,11 +59,15 @@ class OriginalImageProcessor:
         height, width = patch_pair(self.patch_size)
         self.patch_size = height, width
         if self.image_size % height or self.image_size % width:
-            raise ConfigError(f"image_size {self.image_size} is not whole patches of {height}x{width}")
+            raise ConfigError(f"image_size {self.image_size} is not a multiple of the patch size of {height}x{width}")
 
     @classmethod
     def from_config(cls, config: TvltConfig) -> Self:
-        """The image processor that feeds a model of this configuration."""
+        """The image processor for a model of this configuration.
+
+        Raises:
+            ConfigError: `num_image_channels` is not 3, or frames are not square.
+        """
         if config.num_image_channels != 3:
             raise ConfigError(f"num_image_channels is {config.num_image_channels}; frames are RGB and have 3")
         height, width = config.image_shape
@@ -68,7 +76,7 @@ class OriginalImageProcessor:
         return cls(config.num_frames, height, config.image_patch)
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings and the fixed numbers, in types that JSON holds."""
+        """The settings and the fixed numbers, in JSON types."""
         return {
             **asdict(self),
             "patch_size": list(self.patch_size),
@@ -81,7 +89,7 @@ class OriginalImageProcessor:
         }
 
     def levels(self, pixels: NDArray[Any]) -> NDArray[np.uint8]:
-        """Pixels of the model, (..., 3, height, width), as levels to look at, (..., height, width, 3) uint8 RGB."""
+        """Pixels of the model (..., 3, height, width) as levels for display (..., height, width, 3) uint8 RGB."""
         values = (np.moveaxis(pixels, -3, -1).astype(np.float64) + 1) * 127.5
         return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
@@ -93,19 +101,26 @@ class OriginalImageProcessor:
         input_data_format: str | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        """Pixels of one still image, one video or a batch of videos, padded with -1 to the most frames.
+        """Pixels of one still image, one video or a batch of videos.
 
-        videos: one still image; one video (a list of frames, or an array of 4 dimensions); a batch (a list of videos,
-        or an array of 5 dimensions). Frames are as of `TvltImageProcessor.preprocess`; those of one video have one
-        size. A video comes out with `num_frames` frames, picked evenly from those it has, repeated where it has
-        fewer. A still image is squashed to a square; a video is cropped to one, its black borders first.
-        `is_mixed` changes the names of the outputs.
+        A video has `num_frames` frames in the output, picked evenly, repeated where it has fewer; it is cropped to a
+        square after its black borders. A still image is resized to a square without keeping its aspect ratio.
 
-        Returns `pixel_values` (batch, frames, 3, image_size, image_size) float32 and `pixel_mask` (batch, frames *
-        patches) float32, 0 for a patch in which every value is -1.
+        Args:
+            videos: One still image; one video (a list of frames, or an array of 4 dimensions); a batch (a list of
+                videos, or an array of 5 dimensions). Frames are as for `TvltImageProcessor.preprocess`; those of one
+                video have one size.
+            is_mixed: Append `_mixed` to the names of the outputs.
+            return_tensors: None or "np" for arrays, "pt" for torch tensors.
+            input_data_format: "channels_first" or "channels_last"; by default derived from the shapes.
+            **kwargs: Unknown ones are logged.
 
-        Raises `InputError` (a `ValueError`) for arrays that are no frames, NaN or infinite values, and frames of
-        different sizes.
+        Returns:
+            `pixel_values` (batch, frames, 3, image_size, image_size) float32 and `pixel_mask` (batch, frames * patches)
+            float32, 0 for a patch in which every value is -1.
+
+        Raises:
+            InputError: An array is not a frame, has NaN or infinite values, or the frames of a video differ in size.
         """
         unused = kwargs.keys() - {"mask_pixel"}
         if unused:
@@ -116,10 +131,10 @@ class OriginalImageProcessor:
             read_frames(frames, layout, f"video {index}", resize=True).frames
             for index, frames in enumerate(nested(videos))
         ]
-        made = [self._still(read[0][0])] if still else [self._video(*item) for item in enumerate(read)]
+        prepared = [self._still(read[0][0])] if still else [self._video(*item) for item in enumerate(read)]
         size = self.image_size
-        pixels = np.full((len(made), max(map(len, made)), 3, size, size), self.padding_value, np.float32)
-        for target, frames in zip(pixels, made, strict=True):
+        pixels = np.full((len(prepared), max(map(len, prepared)), 3, size, size), self.padding_value, np.float32)
+        for target, frames in zip(pixels, prepared, strict=True):
             target[: len(frames)] = frames
         suffix = "_mixed" if is_mixed else ""
         arrays = {
@@ -129,41 +144,45 @@ class OriginalImageProcessor:
         return BatchFeature.of(arrays, return_tensors)
 
     def _still(self, image: Pixels) -> NDArray[np.float32]:
-        """(1, 3, size, size) of one image, its aspect ratio lost."""
+        """(1, 3, size, size) of one image; the aspect ratio is not kept."""
         size = self.image_size
-        picture = image if isinstance(image, Image.Image) else Image.fromarray(np.ascontiguousarray(image))
-        # Two calls keep the order of Pillow 12 and before on every version: width, then height.
-        for target in ((size, picture.height), (size, size)):
-            picture = picture.resize(target, Image.Resampling.LANCZOS)
-        levels = np.asarray(picture).transpose(2, 0, 1)
+        still = image if isinstance(image, Image.Image) else Image.fromarray(np.ascontiguousarray(image))
+        # Two calls: width, then height, as Pillow 12 and before do in one.
+        for target in ((size, still.height), (size, size)):
+            still = still.resize(target, Image.Resampling.LANCZOS)
+        levels = np.asarray(still).transpose(2, 0, 1)
         return np.take(_OF_STILLS, levels, mode="clip")[None]
 
     def _video(self, index: int, frames: Sequence[Pixels]) -> NDArray[np.float32]:
         """(num_frames, 3, size, size) of one video."""
         sizes = {frame_size(frame) for frame in frames}
         if len(sizes) > 1:
-            found = ", ".join(f"{height}x{width}" for height, width in sorted(sizes))
-            raise InputError(f"video {index} has frames of different sizes ({found}); wanted one")
-        places = np.linspace(0, len(frames), self.num_frames, endpoint=False).astype(int)
-        seen, repeats = np.unique(places, return_inverse=True)
-        arrays = [np.asarray(frames[place]) for place in seen]
+            listed = ", ".join(f"{height}x{width}" for height, width in sorted(sizes))
+            raise InputError(f"video {index} has frames of different sizes ({listed}); expected one")
+        numbers = np.linspace(0, len(frames), self.num_frames, endpoint=False).astype(int)
+        picked, repeats = np.unique(numbers, return_inverse=True)
+        arrays = [np.asarray(frames[number]) for number in picked]
         rows, columns = square(*content_box(arrays))
         size = self.image_size
         out = np.empty((len(arrays), 3, size, size), np.float32)
 
-        def make(job: tuple[NDArray[np.uint8], NDArray[np.float32]]) -> None:
+        def resize(job: tuple[NDArray[np.uint8], NDArray[np.float32]]) -> None:
             frame, values = job
             levels = bicubic.resize_bicubic(frame[rows, columns], size, size)
             np.take(_OF_FRAMES, levels.transpose(2, 0, 1), out=values, mode="clip")
 
-        parallel_map(make, zip(arrays, out, strict=True))
-        return out if len(seen) == self.num_frames else out[repeats]
+        parallel_map(resize, zip(arrays, out, strict=True))
+        return out if len(picked) == self.num_frames else out[repeats]
 
 
 def content_box(frames: Sequence[NDArray[np.uint8]]) -> tuple[slice, slice]:
-    """Rows and columns of the smallest box around the pixels above `BORDER_LEVEL` in every channel of every frame.
+    """The smallest box around the pixels above `BORDER_LEVEL` in every channel of every frame.
 
-    frames: (H, W, 3) each, of one size. Where there is no such pixel, the box is the whole frame.
+    Args:
+        frames: (H, W, 3) each, of one size.
+
+    Returns:
+        Rows and columns; those of the frame where there is no such pixel.
     """
     darkest = functools.reduce(np.minimum, frames)
     bright = functools.reduce(np.minimum, np.moveaxis(darkest, -1, 0)) > BORDER_LEVEL
@@ -174,7 +193,7 @@ def content_box(frames: Sequence[NDArray[np.uint8]]) -> tuple[slice, slice]:
 
 
 def square(rows: slice, columns: slice) -> tuple[slice, slice]:
-    """The largest centred square of a box; an odd pixel goes off the top and the left."""
+    """Rows and columns of the largest centered square of a box; an odd pixel is cut at the top or left."""
     side = min(rows.stop - rows.start, columns.stop - columns.start)
     starts = [edge.start + -(-(edge.stop - edge.start - side) // 2) for edge in (rows, columns)]
     return slice(starts[0], starts[0] + side), slice(starts[1], starts[1] + side)

@@ -1,4 +1,4 @@
-"""Attention masks of the original TVLT code, which reads them off the values."""
+"""The attention masks of the original TVLT code, which derives them from the values."""
 
 from __future__ import annotations
 
@@ -15,19 +15,27 @@ def original_masks(
     image_patch: Sequence[int] = (16, 16),
     audio_patch: Sequence[int] = (16, 16),
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(pixel mask, audio mask) of normalised inputs: 0 for a patch in which every value is -1.
+    """The masks of normalized inputs: 0 for a patch in which every value is -1.
 
-    pixel_values: (batch, frames, channels, height, width). audio_values: (batch, channels, rows, bins). Returns
-    (batch, frames * patches) and (batch, patches) float32, in the model's order of patches. Black and silent patches
-    are masked like those that padding added. Source: zinengtang/TVLT, `model/modules/tvlt.py`.
+    Black and silent patches are masked as padding is. Source: zinengtang/TVLT, `model/modules/tvlt.py`.
+
+    Args:
+        pixel_values: (batch, frames, channels, height, width).
+        audio_values: (batch, channels, rows, bins).
+        image_patch: (height, width) of an image patch.
+        audio_patch: (rows, bins) of an audio patch.
+
+    Returns:
+        The pixel mask (batch, frames * patches) and the audio mask (batch, patches), float32, in the model's order of
+        patches.
     """
     return visible_patches(pixel_values, image_patch), visible_patches(audio_values[:, None], audio_patch)
 
 
-def visible_patches(pictures: NDArray[Any], patch: Sequence[int]) -> NDArray[np.float32]:
-    """1 for every patch of (batch, pictures, channels, height, width) that holds more than -1: (batch, patches)."""
-    batch, count, _, height, width = pictures.shape
+def visible_patches(images: NDArray[Any], patch: Sequence[int]) -> NDArray[np.float32]:
+    """1 for every patch of (batch, images, channels, height, width) with a value other than -1: (batch, patches)."""
+    batch, count, _, height, width = images.shape
     rows, columns = patch
-    seen: NDArray[np.bool_] = (pictures != -1).any(axis=2)
-    patches = seen.reshape(batch, count, height // rows, rows, width // columns, columns).any(axis=(3, 5))
+    visible: NDArray[np.bool_] = (images != -1).any(axis=2)
+    patches = visible.reshape(batch, count, height // rows, rows, width // columns, columns).any(axis=(3, 5))
     return patches.reshape(batch, -1).astype(np.float32)

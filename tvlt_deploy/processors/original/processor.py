@@ -1,4 +1,4 @@
-"""`OriginalProcessor`: the original TVLT code's pre-processing in one call and in `preprocessing.json`."""
+"""`OriginalProcessor`: the pre-processing of the original TVLT code in one call, and its file `preprocessing.json`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tvlt_deploy.processors.processor import Misfit, Processor
 from tvlt_deploy.processors.serialization import naming, preprocessor_path
 
 RECIPE_FILE = "preprocessing.json"
-"""Not `preprocessor_config.json`, which transformers would read, and pre-process wrongly without a word."""
+"""Not `preprocessor_config.json`: transformers would read that, and pre-process wrongly without an error."""
 RECIPE = "tvlt-original"
 
 _SECTIONS: dict[str, type[OriginalImageProcessor | OriginalFeatureExtractor]] = {
@@ -26,7 +26,12 @@ _SECTIONS: dict[str, type[OriginalImageProcessor | OriginalFeatureExtractor]] = 
 
 
 class OriginalProcessor(Processor):
-    """Both halves of the original code's pre-processing. Source: zinengtang/TVLT, commit 7cb83db."""
+    """The pre-processing of the original code. Source: zinengtang/TVLT, commit 7cb83db.
+
+    Args:
+        image_processor: The image processor.
+        feature_extractor: The feature extractor.
+    """
 
     image_processor: OriginalImageProcessor
     feature_extractor: OriginalFeatureExtractor
@@ -40,21 +45,22 @@ class OriginalProcessor(Processor):
 
     @classmethod
     def from_config(cls, config: TvltConfig) -> Self:
-        """The processors that feed a model of this configuration.
+        """The processors for a model of this configuration.
 
-        Raises `ConfigError` for channel counts other than 3 (images) and 1 (sound), and for oblong frames.
+        Raises:
+            ConfigError: The number of channels is not 3 (images) or 1 (sound), or frames are not square.
         """
         return cls(OriginalImageProcessor.from_config(config), OriginalFeatureExtractor.from_config(config))
 
     def misfits(self, config: TvltConfig, sampling_rate: int) -> Iterator[Misfit]:
-        """As of `Processor`."""
+        """As `Processor.misfits`."""
         size = self.image_processor.image_size
         if (size, size) != config.image_shape:
             yield "image_size", size, config.image_shape
         yield from super().misfits(config, sampling_rate)
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe's name, and for each part its settings and the numbers that the recipe fixes."""
+        """The name of the recipe, and the settings and fixed numbers of each part."""
         return {
             "recipe": RECIPE,
             "image": self.image_processor.to_dict(),
@@ -63,23 +69,23 @@ class OriginalProcessor(Processor):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Build from a file's content.
+        """Build from the content of a file.
 
-        Raises `ConfigError` for another recipe, and for any number that differs from what the recipe fixes: it would
-        be computed as if it did not.
+        Raises:
+            ConfigError: The recipe is another one, or a fixed number differs from that of the recipe.
         """
         if values.get("recipe") != RECIPE:
-            raise ConfigError(f"recipe is {values.get('recipe')!r}; wanted {RECIPE!r}")
+            raise ConfigError(f"recipe is {values.get('recipe')!r}; expected {RECIPE!r}")
         parts: dict[str, Any] = {}
         for name, kind in _SECTIONS.items():
             section = values.get(name)
             if not isinstance(section, Mapping):
-                raise ConfigError(f"{name} is {section!r}; wanted an object with its settings")
+                raise ConfigError(f"{name} is {section!r}; expected an object with its settings")
             part = kind(**{item.name: section[item.name] for item in fields(kind) if item.name in section})
             fixed = part.to_dict()
             for key in sorted(fixed.keys() | section.keys()):
                 if key not in fixed or section.get(key) != fixed[key]:
-                    raise ConfigError(f"{name}.{key} is {section.get(key)!r}; the recipe has {fixed.get(key)!r}")
+                    raise ConfigError(f"{name}.{key} is {section.get(key)!r}; the recipe needs {fixed.get(key)!r}")
             parts[name] = part
         return cls(parts["image"], parts["sound"])
 
@@ -87,8 +93,9 @@ class OriginalProcessor(Processor):
     def from_pretrained(cls, path: str | os.PathLike[str]) -> Self:
         """Read `preprocessing.json` from a directory, or the JSON file itself.
 
-        Raises `FileRefusedError` for a missing or broken file, `ConfigError` for an impossible value (both are
-        `ValueError`), naming the file.
+        Raises:
+            FileRefusedError: The file is missing or damaged. It is a `ValueError`, as is the next.
+            ConfigError: A value is invalid; the message names the file.
         """
         with naming(preprocessor_path(path, RECIPE_FILE), RECIPE_FILE) as values:
             return cls.from_dict(values)

@@ -1,7 +1,7 @@
-"""Resampling of sound by a short windowed sinc, as torchaudio did it for the original TVLT code.
+"""Resampling of sound by a short windowed sinc, as torchaudio does it for the original TVLT code.
 
-A model trained on it has heard what this filter lets through: above half the rate of its 16 kHz recordings the images
-of lower frequencies are left, up to 60 dB of them, which better resamplers remove.
+Models were trained with this filter. In sound from 16 kHz recordings it leaves mirror images of lower frequencies above
+8 kHz, down to 60 dB, which better resamplers remove.
 """
 
 from __future__ import annotations
@@ -16,31 +16,38 @@ from numpy.typing import NDArray
 from tvlt_deploy.errors import InputError
 
 LOWPASS_FILTER_WIDTH = 6
-"""Zero crossings of the sinc on each side, counted at the cut-off."""
+"""Zero crossings of the sinc on each side, at the cut-off."""
 ROLLOFF = 0.99
 """The cut-off as a share of half the lower rate."""
 
-_CHUNK = 1 << 16  # output samples worked on at once: with their taps a few megabytes
+_CHUNK = 1 << 16  # output samples processed at once: with their taps a few megabytes
 
 
 def resample(waveform: NDArray[np.floating[Any]], from_rate: int, to_rate: int = 44100) -> NDArray[np.float32]:
-    """Resample mono sound (samples,), floating point, from one whole rate in Hz to another; the result is float32.
+    """Resample mono sound. Source: torchaudio 0.10 `functional.resample` with its defaults (Hann-windowed sinc).
 
-    A waveform of n samples becomes ceil(n * to_rate / from_rate). Raises `InputError` for other shapes and types, NaN
-    or infinite samples, and rates that are no positive ints. Source: torchaudio 0.10 `functional.resample` with its
-    defaults (Hann-windowed sinc).
+    Args:
+        waveform: (samples,) floating point.
+        from_rate: Its rate in Hz, a positive int.
+        to_rate: The new rate.
+
+    Returns:
+        (ceil(samples * to_rate / from_rate),) float32.
+
+    Raises:
+        InputError: The waveform has another shape or type, or NaN or infinite samples, or a rate is not a positive int.
     """
     sound = np.asarray(waveform)
     if sound.ndim != 1 or sound.dtype.kind != "f":
         raise InputError(
-            f"the waveform is {sound.dtype} with shape {sound.shape}; wanted floating point, (samples,)",
+            f"the waveform is {sound.dtype} with shape {sound.shape}; expected floating point, (samples,)",
             hint="average the channels and divide integers by their full scale first",
         )
     for name, rate in (("from_rate", from_rate), ("to_rate", to_rate)):
         if isinstance(rate, bool) or not isinstance(rate, int | np.integer) or rate < 1:
-            raise InputError(f"{name} is {rate!r}; wanted a whole number of samples per second")
+            raise InputError(f"{name} is {rate!r}; expected a positive int, in Hz")
     if not np.isfinite(sound).all():
-        raise InputError("the waveform holds NaN or infinite samples; wanted finite ones")
+        raise InputError("the waveform has NaN or infinite samples; expected finite ones")
     sound = np.ascontiguousarray(sound, np.float32)
     if from_rate == to_rate or not sound.size:
         return sound
@@ -61,7 +68,7 @@ def resample(waveform: NDArray[np.floating[Any]], from_rate: int, to_rate: int =
 
 @functools.lru_cache(maxsize=8)
 def _kernel(step: int, phases: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """The first tap (phases,) and the weights (phases, taps) of the output samples that `step` input samples give."""
+    """The first tap (phases,) and the weights (phases, taps) of the output samples of `step` input samples."""
     cutoff = min(step, phases) * ROLLOFF
     reach = LOWPASS_FILTER_WIDTH * step / cutoff
     centres = np.arange(phases) * (step / phases)
