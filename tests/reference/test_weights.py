@@ -259,8 +259,8 @@ def test_missing_directory_and_files(tmp_path: Path, checkpoint: Path) -> None:
     ("content", "message"),
     [
         ("{", "config.json: cannot read the configuration"),
-        ("[]", "config.json: .* holds a JSON list"),
-        ('{"model_type": "bert"}', "model_type is 'bert'; wanted 'tvlt'"),
+        ("[]", "config.json: .* contains a JSON list"),
+        ('{"model_type": "bert"}', "model_type is 'bert'; expected 'tvlt'"),
         ('{"hidden_size": 33}', "hidden_size 33 is not a multiple of num_attention_heads"),
     ],
 )
