@@ -27,7 +27,8 @@ CONTRACT = {
     ),
     "tvlt_deploy.processors": ("TvltFeatureExtractor", "TvltImageProcessor", "TvltProcessor"),
     "tvlt_deploy.reference": (
-        "TvltConfig", "TvltForAudioVisualClassification", "TvltForPreTraining", "TvltModel",
+        "TvltConfig", "TvltForAudioVisualClassification", "TvltForPreTraining", "TvltModel", "init_checkpoint",
+        "open_checkpoint",
     ),
     "tvlt_deploy.runtimes": ("BACKENDS", "open_runtime"),
     "tvlt_deploy.runtimes.onnxruntime": ("open_fused",),

@@ -303,7 +303,7 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
         r"\(2, 3, 1, 32, 32\); expected \(batch, 1 to 4 frames, 3, 32, 32\)",
     ),
     ({"pixel_values": torch.zeros(2, 3, 3, 32, 48)}, r"\(2, 3, 3, 32, 48\); expected"),
-    ({"pixel_values": torch.zeros(2, 3, 3, 32, 32, dtype=torch.uint8)}, r"pixel_values is torch.uint8.*normalise"),
+    ({"pixel_values": torch.zeros(2, 3, 3, 32, 32, dtype=torch.uint8)}, r"pixel_values is torch.uint8.*normalize"),
     ({"pixel_values": [[1.0]]}, r"pixel_values is a list; expected a torch.Tensor"),
     ({"pixel_values": torch.zeros(3, 3, 3, 32, 32)}, r"audio_values has 2 clips; expected 3"),
     ({"audio_values": torch.zeros(2, 1, 8, 32)}, r"\(2, 1, 8, 32\); expected .*pad with zero rows to 16"),

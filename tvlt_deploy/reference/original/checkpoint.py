@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from tvlt_deploy._internal.atomic import staged_directory
+from tvlt_deploy._internal.fields import check_int
 from tvlt_deploy.config import TvltConfig
 from tvlt_deploy.errors import CheckpointError, ConfigError, UsageError
 from tvlt_deploy.reference.architectures import class_named
@@ -43,10 +44,8 @@ _AUDIO_MASKING = {True: ("frame-level", 0.15), False: ("patch-level", 0.75)}
 
 
 def _count(settings: Mapping[str, Any], name: str) -> int:
-    value = settings[name]
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{name} is {value!r}; expected an int of at least 1")
-    return value
+    check_int(name, settings[name], 1)
+    return int(settings[name])
 
 
 def _read(path: Path) -> dict[str, Tensor]:
