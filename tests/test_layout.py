@@ -13,6 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tvlt_deploy"
 MODULE_LINES = 450
+FUNCTION_LINES = 60
 
 TESTED_BY = {
     "bench/measurement": "bench/test_run.py",
@@ -56,9 +57,34 @@ def modules(*folders: str) -> Iterator[tuple[str, str]]:
             yield file.relative_to(ROOT).as_posix(), file.read_text(encoding="utf-8")
 
 
+def functions(node: ast.AST, prefix: str = "") -> Iterator[tuple[str, int]]:
+    """(qualified name, lines without the docstring) of every function."""
+    for child in ast.iter_child_nodes(node):
+        name = f"{prefix}{getattr(child, 'name', '')}"
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield name, _lines(child) - (_lines(child.body[0]) if ast.get_docstring(child) else 0)
+        inner = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        yield from functions(child, f"{name}." if inner else prefix)
+
+
+def _lines(node: ast.stmt) -> int:
+    assert node.end_lineno is not None
+    return node.end_lineno - node.lineno + 1
+
+
 def test_modules_are_short() -> None:
     lines = {name: source.count("\n") for name, source in modules("tvlt_deploy", "benchmarks", "examples", "docs")}
     assert {name: count for name, count in lines.items() if count > MODULE_LINES} == {}
+
+
+def test_functions_are_short() -> None:
+    long = {
+        f"{path}: {name}": lines
+        for path, source in modules("tvlt_deploy", "benchmarks", "examples", "docs")
+        for name, lines in functions(ast.parse(source))
+        if lines > FUNCTION_LINES
+    }
+    assert long == {}
 
 
 def imported_by_tests() -> set[str]:
