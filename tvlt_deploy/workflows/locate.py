@@ -399,8 +399,8 @@ def smooth_alike(exact: onnx_ir.Graph, smoothed: onnx_ir.Graph) -> None:
 def _array(graph: onnx_ir.Graph, name: str) -> np.ndarray:
     """A parameter as float32; a quantized weight is dequantized."""
     if f"{name}_codes" in graph.initializers:
-        codes, step = (_array(graph, f"{name}_{part}") for part in ("codes", "step"))
-        dequantized: np.ndarray = codes * step
+        codes, scale = (_array(graph, f"{name}_{part}") for part in ("codes", "scale"))
+        dequantized: np.ndarray = codes * scale
         return dequantized
     value = graph.initializers[name].const_value
     assert value is not None
@@ -410,6 +410,6 @@ def _array(graph: onnx_ir.Graph, name: str) -> np.ndarray:
 
 def _channel_peaks(graph: onnx_ir.Graph, names: Sequence[str]) -> np.ndarray:
     """The largest magnitude in each channel (last axis) of those parameters that exist."""
-    held = [name for name in names if name in graph.initializers or f"{name}_codes" in graph.initializers]
-    peaks: np.ndarray = np.max([np.abs(np.atleast_2d(_array(graph, name))).max(axis=0) for name in held], axis=0)
+    present = [name for name in names if name in graph.initializers or f"{name}_codes" in graph.initializers]
+    peaks: np.ndarray = np.max([np.abs(np.atleast_2d(_array(graph, name))).max(axis=0) for name in present], axis=0)
     return peaks
