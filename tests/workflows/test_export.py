@@ -60,8 +60,8 @@ def test_a_bundle_holds_the_promised_files_and_its_verdicts(classification: Bund
         assert variant.parity.form == variant.form
         assert all(row.passed for row in variant.parity.rows)
     receipts = classification.manifest.receipts
-    assert receipts["skipped_keys"] == []
-    assert receipts["versions"]["torch"] == torch.__version__
+    assert receipts.skipped_keys == ()
+    assert receipts.versions["torch"] == torch.__version__
 
 
 def test_outputs_are_named_as_asked(checkpoint: Path, tmp_path: Path) -> None:

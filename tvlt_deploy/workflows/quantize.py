@@ -6,7 +6,6 @@ How to calibrate, and the fields of the receipt: docs/how-to/calibration.md.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +17,6 @@ from tvlt_deploy._internal.progress import Progress, Step, silent
 from tvlt_deploy.bundle import Bundle, BundleLike, open_bundle
 from tvlt_deploy.bundle.manifest import (
     FP16_TWIN_FORM,
-    GRAPH_FILES,
-    NOT_RUN,
     ONNXRUNTIME_CPU_FORM,
     QUANTIZED,
     STANDARD_FORM,
@@ -351,18 +348,7 @@ def _write_precision(bundle: Bundle, stage: Path, precision: str, calibration: _
                 )
     twin = to_half(graphs[STANDARD_FORM], "fp16")
     graphs = {STANDARD_FORM: twin} if precision == "fp8" else {**graphs, FP16_TWIN_FORM: twin}
-    metadata = {
-        "tvlt.task": bundle.task.name,
-        "tvlt.precision": precision,
-        "tvlt.config": json.dumps(bundle.config.to_dict()),
-    }
-    onnx.save_graphs({GRAPH_FILES[form]: graph for form, graph in graphs.items()}, stage / precision, metadata)
-    opset = fp32[STANDARD_FORM].opset
-    variants = []
-    for form in graphs:
-        path = f"{precision}/{GRAPH_FILES[form]}"
-        variants.append(Variant(precision, form, path, (path, f"{precision}/{onnx.WEIGHTS_FILE}"), opset, NOT_RUN))
-    return variants
+    return onnx.save_variants(graphs, stage, precision, bundle.task, bundle.config)
 
 
 def _replace_parameters(model: onnx_ir.Model, parameters: Mapping[str, torch.Tensor]) -> None:
