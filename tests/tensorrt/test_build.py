@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from tvlt_deploy import export
 from tvlt_deploy._internal.cache import user_cache
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.bundle.changes import with_file
-from tvlt_deploy.bundle.manifest import FP16_TWIN_FORM
+from tvlt_deploy.bundle.manifest import FP16_TWIN_FORM, NOT_RUN
 from tvlt_deploy.bundle.receipts import EngineReceipt
 from tvlt_deploy.bundle.writer import file_entry, update_manifest
 from tvlt_deploy.cli import main
@@ -87,7 +88,7 @@ def test_engines_compute_in_what_was_asked_for(bundle: Bundle, library: Any, pre
     again.check()
     entry = again.engines[0]
     assert entry == engine
-    assert (entry.verdict, entry.os, entry.target) == ({"verdict": "not run"}, operating_system(), "sm89")
+    assert (entry.verdict, entry.os, entry.target) == (NOT_RUN, operating_system(), "sm89")
     assert entry.source == again.manifest.files[bundle.variant(*source_of(precision)).path].sha256
     assert (user_cache("trusted-engines") / again.manifest.files[engine.path].sha256).is_file()
 
@@ -334,7 +335,7 @@ def test_the_table_is_read() -> None:
 
 def test_receipts_that_hold() -> None:
     found = receipt("Int8", "Half", "int8", quantized=3)
-    assert found.to_dict() == {
+    assert asdict(found) == {
         "fused_attention": 1, "attention_blocks": 1, "gemm_types": {"Half": 1, "Int8": 1}, "quantized_products": 3,
         "quantized_expected": 3, "scratch_bytes": 8313856, "kernels": 4,
     }  # fmt: skip
