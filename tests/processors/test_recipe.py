@@ -14,7 +14,7 @@ from PIL import Image
 import tvlt_deploy
 from tests.inference.test_pipeline import Recorder, clip, sound
 from tvlt_deploy import Pipeline
-from tvlt_deploy.bench.worker import Session
+from tvlt_deploy.bench.worker import PipelineSession
 from tvlt_deploy.bundle import Bundle
 from tvlt_deploy.bundle.changes import with_file, without_files
 from tvlt_deploy.bundle.writer import file_entry, update_manifest
@@ -170,7 +170,7 @@ def test_an_image_file_is_a_still_and_an_animation_a_video(recorded: tuple[Pipel
 
 
 def test_the_bench_measures_the_bundle_s_own_recipe(original: Bundle) -> None:
-    session = Session(
+    session = PipelineSession(
         bundle=str(original.directory),
         backend="onnxruntime",
         device="cpu",
