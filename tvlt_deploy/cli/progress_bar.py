@@ -65,7 +65,7 @@ class ProgressBar:
             speed_estimate_period=SPEED_PERIOD,
         )
         self._status = self._progress.add_task("", total=None, visible=False)
-        self._steps = self._progress.add_task("", total=1, visible=False)
+        self._steps = self._progress.add_task("", total=0, visible=False)
 
     def show_status(self, text: str) -> None:
         """Show a spinner with a text."""
@@ -83,7 +83,7 @@ class ProgressBar:
                 left is estimated from the steps of one series.
         """
         task = self._progress.tasks[1]
-        if total != task.total or done < task.completed or not task.description:
+        if total != task.total or done < task.completed:
             self._progress.reset(self._steps, total=total, completed=done)
         self._progress.update(self._status, visible=False)
         self._progress.update(self._steps, description=text, completed=done, visible=True)
