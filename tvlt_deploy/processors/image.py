@@ -1,4 +1,4 @@
-"""`TvltImageProcessor`: frames of any size to normalised pixels of one size."""
+"""`TvltImageProcessor`: frames of any size to normalized pixels of one size."""
 
 from __future__ import annotations
 

@@ -43,8 +43,8 @@ def mel_filter_bank(filters: int = 128, n_fft: int = 2048, sampling_rate: int = 
     top = min(MAX_FREQUENCY, sampling_rate / 2)
     edges = mel_to_hertz(np.linspace(0.0, hertz_to_mel(top), filters + 2))
     bins = np.linspace(0, sampling_rate // 2, n_fft // 2 + 1)
-    left, centre, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    triangles = np.maximum(0.0, np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)))
+    left, center, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    triangles = np.maximum(0.0, np.minimum((bins - left) / (center - left), (right - bins) / (right - center)))
     bank: NDArray[np.float64] = triangles * (2.0 / (right - left))
     bank.setflags(write=False)
     return bank

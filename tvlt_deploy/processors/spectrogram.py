@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tvlt_deploy.processors.mel import mel_filter_bank
 
 _CHUNK = 64  # frames processed at once: their buffers (about 1 MB) stay in a core's cache
-_BAND = 16  # mel filters per matrix product: neighbours share a narrow range of bins, the rest of the bank is zeros
+_BAND = 16  # mel filters per matrix product: neighbors share a narrow range of bins, the rest of the bank is zeros
 MIN_POWER = 1e-10
 """Smaller mel power is raised to this."""
 DYNAMIC_RANGE = 1e-8

@@ -84,7 +84,7 @@ def write_image_graph(op: Operators, frames: ir.Value, processor: TvltImageProce
         levels = op.Pad(levels, op.Concat([0, 0, 0, 0], missing, [0, 0, 0], axis=0))
     with op.stage("height"):
         levels = _resize(op, levels, 2, rows, top)
-    with op.stage("normalise"):
+    with op.stage("normalize"):
         table = processor.level_table()
         offsets = np.arange(3, dtype=np.int32).reshape(3, 1, 1) * table.shape[1]
         values = op.Gather(table.reshape(-1), op.Add(op.Cast(levels, to=ir.DataType.INT32), offsets))

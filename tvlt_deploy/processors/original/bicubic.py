@@ -54,9 +54,9 @@ def _taps(size: int, resized: int) -> tuple[NDArray[np.intp], NDArray[np.float32
     """
     one, half = np.float32(1), np.float32(0.5)
     step = np.float32(size) / np.float32(resized)
-    centres = _fused(np.arange(resized, dtype=np.float32) + half, step, -half)
-    first = np.minimum(np.floor(centres), np.float32(size - 1))
-    t = np.clip(centres - first, 0, one)
+    centers = _multiply_add(np.arange(resized, dtype=np.float32) + half, step, -half)
+    first = np.minimum(np.floor(centers), np.float32(size - 1))
+    t = np.clip(centers - first, 0, one)
     weights = np.stack([_outer(t + one), _inner(t), _inner(one - t), _outer(one - t + one)])
     taps = np.clip(first.astype(np.intp) + np.arange(-1, 3)[:, None], 0, size - 1)
     return taps, weights
@@ -69,9 +69,9 @@ def _inner(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _outer(x: NDArray[np.float32]) -> NDArray[np.float32]:
     """The cubic from 1 to 2 from its center."""
-    return _fused(A * x - np.float32(5) * A, x, np.float32(8) * A) * x - np.float32(4) * A
+    return _multiply_add(A * x - np.float32(5) * A, x, np.float32(8) * A) * x - np.float32(4) * A
 
 
-def _fused(x: NDArray[np.float32], y: NDArray[np.float32] | np.float32, z: np.float32) -> NDArray[np.float32]:
+def _multiply_add(x: NDArray[np.float32], y: NDArray[np.float32] | np.float32, z: np.float32) -> NDArray[np.float32]:
     """x * y + z, rounded once."""
     return (x.astype(np.float64) * y + z).astype(np.float32)

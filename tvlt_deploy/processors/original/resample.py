@@ -71,9 +71,9 @@ def _kernel(step: int, phases: int) -> tuple[NDArray[np.intp], NDArray[np.float3
     """The first tap (phases,) and the weights (phases, taps) of the output samples of `step` input samples."""
     cutoff = min(step, phases) * ROLLOFF
     reach = LOWPASS_FILTER_WIDTH * step / cutoff
-    centres = np.arange(phases) * (step / phases)
-    first = np.ceil(centres - reach).astype(np.intp)
+    centers = np.arange(phases) * (step / phases)
+    first = np.ceil(centers - reach).astype(np.intp)
     taps = first[:, None] + np.arange(math.ceil(2 * reach) + 1)
-    crossings = np.clip((taps - centres[:, None]) * (cutoff / step), -LOWPASS_FILTER_WIDTH, LOWPASS_FILTER_WIDTH)
+    crossings = np.clip((taps - centers[:, None]) * (cutoff / step), -LOWPASS_FILTER_WIDTH, LOWPASS_FILTER_WIDTH)
     window = np.cos(crossings * (np.pi / 2 / LOWPASS_FILTER_WIDTH)) ** 2
     return first, (np.sinc(crossings) * window * (cutoff / step)).astype(np.float32)
