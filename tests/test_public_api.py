@@ -1,11 +1,13 @@
-"""The public API: names that users, documents and the C++ library rely on."""
+"""The public API: names that users, documents and the C++ library rely on, and a snapshot of every signature."""
 
 from __future__ import annotations
 
+import difflib
 import importlib
 
 import pytest
 
+from tests.public_api import SNAPSHOT, describe
 from tvlt_deploy import _version, errors
 from tvlt_deploy.cli import main
 
@@ -93,3 +95,15 @@ def test_errors_keep_their_exit_codes_and_built_in_types() -> None:
 
 def test_the_version_has_one_source() -> None:
     assert importlib.import_module("tvlt_deploy").__version__ == _version.__version__
+
+
+def test_the_public_api_is_as_recorded() -> None:
+    """A change of a public name or signature shows here; a deliberate one is recorded with the command below."""
+    recorded, actual = SNAPSHOT.read_text(encoding="utf-8"), describe()
+    difference = difflib.unified_diff(
+        recorded.splitlines(), actual.splitlines(), "recorded", "actual", lineterm="", n=0
+    )
+    if changed := "\n".join(difference):
+        pytest.fail(
+            f"the public API changed:\n{changed}\n\nIf intended, run: python -m tests.public_api", pytrace=False
+        )
