@@ -95,7 +95,7 @@ class OriginalCheckpoint:
         self._check_origin()
         found = {head_of(key) for key in self._tensors}
         self._heads = {task: [name for name in heads if name in found] for task, heads in HEADS.items()}
-        self.tasks = tuple(task for task in TASKS if task == "feature-extraction" or self._heads[task])
+        self.tasks = tuple(task for task in TASKS if task == "feature-extraction" or self._heads.get(task))
         self._chosen_head = head
         names = [name for name in CHOOSABLE_HEADS if name in found]
         if head is not None and head not in names:
