@@ -28,9 +28,9 @@ void check_frames(const Limits& limits, const Clip& clip, const std::string& nam
     const auto edge = static_cast<double>(*limits.shortest_edge);
     const double resized = std::floor(edge * static_cast<double>(longer) / static_cast<double>(shorter));
     if (edge * resized > static_cast<double>(*limits.max_resized_pixels))
-        refuse(name + " has frames of " + text_of(clip.height) + "x" + text_of(clip.width) +
-                   ", which resize to more than " + text_of(*limits.max_resized_pixels) + " pixels",
-               "crop them to a less extreme shape first");
+        refuse(name + ": a frame of " + text_of(clip.height) + "x" + text_of(clip.width) + " resizes to more than " +
+                   text_of(*limits.max_resized_pixels) + " pixels",
+               "crop it to a less extreme shape first");
 }
 
 void check_sound(const Limits& limits, const Clip& clip, const std::string& name) {
@@ -49,9 +49,9 @@ void check_sound(const Limits& limits, const Clip& clip, const std::string& name
         finite = finite && level <= std::numeric_limits<float>::max();
         peak = std::max(peak, level);
     }
-    if (!finite) refuse(name + " contains NaN or infinite samples; expected finite numbers");
+    if (!finite) refuse(name + " has NaN or infinite samples; expected finite numbers");
     if (peak > static_cast<float>(limits.max_amplitude.value()))  // integer samples as floats
-        refuse(name + " has samples up to " + std::to_string(peak) + "; expected -1 to 1",
+        refuse(name + " reaches " + std::to_string(peak) + "; expected floats within [-1, 1]",
                "divide 16-bit samples by 32768");
 }
 

@@ -153,7 +153,7 @@ void check_version(const Json& content, const std::string& name) {
     throw Failure(TVLT_FILE,
                   name + " has schema_version " + version.dump(-1, ' ', false, Json::error_handler_t::replace) +
                       "; expected " + std::to_string(schema_version),
-                  version == 1 ? "upgrade the bundle with `tvlt-deploy export OLD NEW`"
+                  version == 1 ? "upgrade a bundle that has weights with `tvlt-deploy export OLD NEW`"
                                : "use the release that wrote it, or export the bundle again");
 }
 

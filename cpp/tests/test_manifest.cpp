@@ -53,7 +53,8 @@ TEST_CASE("versions") {
     const Altered bundle(classification);
     CHECK(bundle.set("/schema_version", 1) == TVLT_FILE);
     CHECK(
-        said("manifest.json has schema_version 1; expected 2 (upgrade the bundle with `tvlt-deploy export OLD NEW`)"));
+        said("manifest.json has schema_version 1; expected 2 (upgrade a bundle that has weights with "
+             "`tvlt-deploy export OLD NEW`)"));
     for (const auto& version : {Json(3), Json("2"), Json(nullptr), Json(2.5)}) {
         CHECK(bundle.set("/schema_version", version) == TVLT_FILE);
         CHECK(said("has schema_version " + version.dump() + "; expected 2 (use the release that wrote it"));
