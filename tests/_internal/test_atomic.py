@@ -43,6 +43,20 @@ def test_files_get_the_permissions_that_the_user_s_mask_gives(tmp_path: Path) ->
     assert (tmp_path / "directory").stat().st_mode & 0o777 == 0o750
 
 
+def test_a_writer_that_replaces_the_file_does_not_change_its_permissions(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with staged_file(tmp_path / "file") as temporary:
+            other = tmp_path / "other"
+            other.write_text("content")
+            other.chmod(0o600)
+            other.replace(temporary)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "file").read_text() == "content"
+
+
 def test_the_umask_of_the_process_is_never_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def umask(mask: int) -> int:
         raise AssertionError("files of other threads would be created without a umask")
