@@ -1,4 +1,7 @@
-"""The Python side of `libtvlt_deploy_python`. The C++ library imports this module by its name."""
+"""The Python side of `libtvlt_deploy_python`; re-exports `tvlt_deploy.inference.c_api`.
+
+Builds of the C++ library that import this module by its name keep working.
+"""
 
 from tvlt_deploy.inference.c_api import EmbeddedPipeline, describe
 
