@@ -145,7 +145,7 @@ def test_measures_of_a_model_against_itself_are_perfect(model, clips):
     ("task", "measured"),
     [
         ("audio-visual-classification", {"accuracy", "agreement"}),
-        ("feature-extraction", {"least_cosine", "mean_cosine"}),
+        ("feature-extraction", {"min_cosine", "mean_cosine"}),
     ],
 )
 def test_judge_measures_what_the_task_has(tmp_path, clips, task, measured):
@@ -159,11 +159,11 @@ def test_judge_measures_what_the_task_has(tmp_path, clips, task, measured):
         ("torch", "int8", "naive minmax"),
     ]
     for score in scores:
-        values = {name: getattr(score, name) for name in ("accuracy", "agreement", "least_cosine", "mean_cosine")}
+        values = {name: getattr(score, name) for name in ("accuracy", "agreement", "min_cosine", "mean_cosine")}
         assert {name for name, value in values.items() if value is not None} == measured
         assert (score.bundle, score.reason) == ("bundle", "")
     assert scores[0].agreement in (None, 1)
-    assert scores[0].least_cosine in (None, pytest.approx(1))
+    assert scores[0].min_cosine in (None, pytest.approx(1))
 
 
 @pytest.mark.slow

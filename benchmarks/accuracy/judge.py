@@ -105,7 +105,7 @@ class Score:
     method: str
     accuracy: float | None = None
     agreement: float | None = None
-    least_cosine: float | None = None
+    min_cosine: float | None = None
     mean_cosine: float | None = None
     reason: str = ""
 
@@ -114,7 +114,7 @@ def measure(model: Model, reference: Model, task: str, clips: Clips) -> dict[str
     """The numbers of `Score` for a task."""
     if task == "feature-extraction":
         cosines = row_cosines(model, reference, clips)
-        return {"least_cosine": float(cosines.min()), "mean_cosine": float(cosines.mean())}
+        return {"min_cosine": float(cosines.min()), "mean_cosine": float(cosines.mean())}
     return {"accuracy": evaluate(model, clips), "agreement": top1_agreement(model, reference, clips)}
 
 
@@ -201,7 +201,7 @@ def _table(scores: list[Score]) -> Table:
     number = lambda value: "" if value is None else f"{value:.4f}"  # noqa: E731
     for score in scores:
         about = (score.bundle, score.backend, score.precision, score.form, score.method)
-        values = (score.accuracy, score.agreement, score.least_cosine, score.mean_cosine)
+        values = (score.accuracy, score.agreement, score.min_cosine, score.mean_cosine)
         table.add_row(*about, *(["not run", score.reason] if score.reason else map(number, values)))
     return table
 
