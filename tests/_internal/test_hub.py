@@ -143,8 +143,8 @@ def test_a_model_loads_by_its_name_and_nothing_else_is_fetched(
     hub.models["some/tvlt"] = {COMMITS["main"]: {**files, "pytorch_model.bin": b"not needed"}}
     model, local = TvltModel.from_pretrained("some/tvlt"), TvltModel.from_pretrained(checkpoint_of("TvltModel"))
     assert sorted(hub.sent) == ["config.json", "model.safetensors"]
-    for (name, found), (_, wanted) in zip(model.state_dict().items(), local.state_dict().items(), strict=True):
-        assert found.equal(wanted), name
+    for (name, actual), (_, expected) in zip(model.state_dict().items(), local.state_dict().items(), strict=True):
+        assert actual.equal(expected), name
     hub.sent.clear()
     TvltModel.from_pretrained("some/tvlt@main")
     assert hub.sent == []  # from the cache

@@ -88,7 +88,7 @@ def test_table_says_everything(made: BenchReport) -> None:
     console = Console(file=io.StringIO(), width=200)
     made.render(console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    for wanted in (
+    for expected in (
         "a <bundle> [bold]",
         "a GPU",
         "2.00x",
@@ -98,7 +98,7 @@ def test_table_says_everything(made: BenchReport) -> None:
         "<tensorrt> fp16: tensorrt is not [installed]",
         "other processes kept 1.50 cores busy: times and ratios are not reliable",
     ):
-        assert wanted in text
+        assert expected in text
 
 
 def test_bystanders_in_words() -> None:

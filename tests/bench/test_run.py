@@ -98,7 +98,7 @@ def test_own_files_are_decoded_apart(bundle: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "wanted"),
+    ("changes", "expected"),
     [
         ({"workloads": ["clip99"]}, "workload is 'clip99'"),
         ({"workloads": "clip10"}, "workloads is 'clip10'"),
@@ -111,8 +111,8 @@ def test_own_files_are_decoded_apart(bundle: Path, tmp_path: Path) -> None:
         ({"threads": 0}, "threads is 0"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(changes: dict[str, Any], wanted: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=wanted):
+def test_what_cannot_be_meant_is_refused(changes: dict[str, Any], expected: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=expected):
         bench(tmp_path, **changes)
 
 

@@ -68,7 +68,7 @@ def test_warm_up_ends_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert warm_up(fake.call, seconds=8) == (3, False)
 
 
-def test_warm_up_makes_the_least_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warm_up_makes_the_min_number_of_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeTime(40, 30, 20)
     monkeypatch.setattr("tvlt_deploy.bench.timing.time.perf_counter", fake.perf_counter)
     assert warm_up(fake.call, seconds=8, min_calls=2) == (2, False)

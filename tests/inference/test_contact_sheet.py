@@ -75,11 +75,11 @@ def test_low_frequencies_are_at_the_bottom_on_a_mel_axis(hertz: int, matching: B
     from transformers.audio_utils import hertz_to_mel
 
     times = np.arange(44100) / 44100
-    found = panel(sheet(matching, write_sound(tmp_path / "tone.wav", 0.5 * np.sin(2 * np.pi * hertz * times))))
-    assert found.shape[0] == 256
-    brightness = found.astype(float).sum(axis=-1).mean(axis=1)
-    wanted = 1 - hertz_to_mel(hertz, "slaney") / hertz_to_mel(22050, "slaney")
-    assert brightness.argmax() / 256 == pytest.approx(wanted, abs=0.04)  # one filter of 32
+    actual = panel(sheet(matching, write_sound(tmp_path / "tone.wav", 0.5 * np.sin(2 * np.pi * hertz * times))))
+    assert actual.shape[0] == 256
+    brightness = actual.astype(float).sum(axis=-1).mean(axis=1)
+    expected = 1 - hertz_to_mel(hertz, "slaney") / hertz_to_mel(22050, "slaney")
+    assert brightness.argmax() / 256 == pytest.approx(expected, abs=0.04)  # one filter of 32
 
 
 def test_time_goes_to_the_right(matching: Bundle, tmp_path: Path) -> None:

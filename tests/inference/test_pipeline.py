@@ -1,4 +1,4 @@
-"""Clips in, answers out: order, company, absent modalities, labels, and every misunderstanding."""
+"""Clips in, answers out: order, other clips, absent modalities, labels, and every misunderstanding."""
 
 from __future__ import annotations
 
@@ -95,7 +95,9 @@ MIXED_AUDIO = [sound(3, 1), sound(7, 2), None, sound(0.5, 4), sound(6.2, 5), Non
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_clip_s_answer_does_not_depend_on_its_company_or_place(task: str, pipe_of: Callable[[str], Pipeline]) -> None:
+def test_a_clip_s_answer_does_not_depend_on_the_other_clips_or_its_index(
+    task: str, pipe_of: Callable[[str], Pipeline]
+) -> None:
     pipe = pipe_of(task)
     together = pipe(images=MIXED_IMAGES, audio=MIXED_AUDIO, sampling_rate=RATE)
     backwards = pipe(images=MIXED_IMAGES[::-1], audio=MIXED_AUDIO[::-1], sampling_rate=RATE)
@@ -204,15 +206,15 @@ def test_outputs_per_token_are_trimmed_to_what_is_valid(pipe_of: Callable[[str],
 
 def test_clips_come_in_many_wrappings(pipe: Pipeline) -> None:
     frames = clip(3)
-    wanted = pipe(images=[frames])["logits"]
+    expected = pipe(images=[frames])["logits"]
     for wrapped in (list(frames), tuple(frames), [Image.fromarray(frame) for frame in frames]):
-        np.testing.assert_array_equal(pipe(images=[wrapped])["logits"], wanted)
-    np.testing.assert_array_equal(pipe(images=(frames,))["logits"], wanted)
+        np.testing.assert_array_equal(pipe(images=[wrapped])["logits"], expected)
+    np.testing.assert_array_equal(pipe(images=(frames,))["logits"], expected)
     one = pipe(images=[frames[:1]])["logits"]
     for single in (frames[0], [frames[0]], Image.fromarray(frames[0])):
         np.testing.assert_array_equal(pipe(images=[single])["logits"], one)
     both = pipe(images=[frames, frames[:1]])["logits"]
-    np.testing.assert_allclose(both, np.concatenate([wanted, one]), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(both, np.concatenate([expected, one]), rtol=0, atol=1e-5)
     heard = pipe(audio=[sound(2)], sampling_rate=RATE)["logits"]
     np.testing.assert_array_equal(pipe(audio=[sound(2).tolist()], sampling_rate=RATE)["logits"], heard)
 

@@ -97,11 +97,11 @@ def test_parquet_holds_every_answer_and_array(
         assert result.stdout == f"{path}\n"
         good, bad, cut = parquet.read_table(path).to_pylist()
         with tvlt_deploy.load(bundle) as pipe:
-            wanted = pipe([clip.frames], [clip.waveform], 44100)
-        for name, values in wanted.items():
-            found = np.array(good[name], np.float32)
-            assert found.shape == values[0].shape
-            np.testing.assert_allclose(found, values[0], rtol=0, atol=1e-6)
+            expected = pipe([clip.frames], [clip.waveform], 44100)
+        for name, values in expected.items():
+            actual = np.array(good[name], np.float32)
+            assert actual.shape == values[0].shape
+            np.testing.assert_allclose(actual, values[0], rtol=0, atol=1e-6)
             assert bad[name] is None
         assert (good["media"], good["audio"], good["frames"]) == (str(folder / "a.png"), str(folder / "a.wav"), 1)
         assert "b.mp4" in bad["error"]

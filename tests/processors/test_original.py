@@ -217,9 +217,9 @@ def test_bicubic_is_that_of_torch_without_antialiasing(side):
     torch = pytest.importorskip("torch")
     frame = np.random.default_rng(side).integers(0, 256, (side, side, 3), dtype=np.uint8)
     tensor = torch.from_numpy(frame).permute(2, 0, 1)[None].float()
-    wanted = torch.nn.functional.interpolate(tensor, (224, 224), mode="bicubic", align_corners=False)
-    wanted = wanted.clamp(0, 255).round()[0].permute(1, 2, 0).numpy()
-    away = np.abs(resize_bicubic(frame, 224, 224) - wanted)
+    expected = torch.nn.functional.interpolate(tensor, (224, 224), mode="bicubic", align_corners=False)
+    expected = expected.clamp(0, 255).round()[0].permute(1, 2, 0).numpy()
+    away = np.abs(resize_bicubic(frame, 224, 224) - expected)
     assert away.max() <= 1
     assert (away > 0).mean() <= 1e-4
 
@@ -228,10 +228,10 @@ def test_bicubic_is_that_of_torch_without_antialiasing(side):
 def test_frames_are_sampled_and_repeated_as_in_the_original(count):
     processor = OriginalImageProcessor(num_frames=count, image_size=16)
     for name, indices in NUMBERS["frame_sampling_no_timestamp"].items():
-        found, wanted = map(int, name.split("->"))
-        if wanted == count:
-            levels = np.linspace(40, 255, found).astype(np.uint8)
-            frames = np.broadcast_to(levels[:, None, None, None], (found, 20, 24, 3))
+        actual, expected = map(int, name.split("->"))
+        if expected == count:
+            levels = np.linspace(40, 255, actual).astype(np.uint8)
+            frames = np.broadcast_to(levels[:, None, None, None], (actual, 20, 24, 3))
             values = processor(frames).pixel_values[0]
             np.testing.assert_allclose(values[:, 0, 5, 5], levels[indices] / 127.5 - 1, rtol=0, atol=1e-6)
 

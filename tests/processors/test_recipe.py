@@ -27,7 +27,7 @@ RECIPE, HF_RECIPE = "preprocessing.json", "preprocessor_config.json"
 
 
 def give_recipe(directory: Path) -> Bundle:
-    """The bundle that stands there, with the original recipe in place of its own."""
+    """An existing bundle with the original recipe in place of its own."""
     bundle = Bundle(directory)
     OriginalProcessor.from_config(bundle.config).save_pretrained(directory)
     (directory / HF_RECIPE).unlink()
@@ -114,7 +114,7 @@ def test_what_is_absent_silent_or_black_is_minus_one_and_masked(recorded: tuple[
     assert not blind["audio_mask"].any()
 
 
-def test_a_clip_s_answer_does_not_depend_on_its_company(original: Bundle) -> None:
+def test_a_clip_s_answer_does_not_depend_on_the_other_clips(original: Bundle) -> None:
     black, silence = np.zeros((4, 40, 48, 3), np.uint8), np.zeros(2 * 8192, np.float32)
     images = [clip(2, 1), None, clip(4, 2), clip(1, 3)[0], black, None, black]
     waves = [sound(3, 1), sound(6, 2), None, sound(0.5, 4), silence, silence, np.zeros(5 * 8192, np.float32)]
@@ -150,9 +150,9 @@ def test_files_are_resampled_and_cut_as_the_recipe_says(
     (part,) = answer_files(pipe, find_sources([path]), start=2.5)
     assert part.duration == pytest.approx(0.5)
     extractor = pipe.processor.feature_extractor
-    wanted = extractor(resample(wave[40000:], 16000), sampling_rate=RATE)
-    np.testing.assert_allclose(recorder.seen[1]["audio_values"], wanted.audio_values, rtol=0, atol=1e-3)
-    np.testing.assert_array_equal(recorder.seen[1]["audio_mask"], wanted.audio_mask)
+    expected = extractor(resample(wave[40000:], 16000), sampling_rate=RATE)
+    np.testing.assert_allclose(recorder.seen[1]["audio_values"], expected.audio_values, rtol=0, atol=1e-3)
+    np.testing.assert_array_equal(recorder.seen[1]["audio_mask"], expected.audio_mask)
 
 
 def test_an_image_file_is_a_still_and_an_animation_a_video(recorded: tuple[Pipeline, Recorder], tmp_path: Path) -> None:
@@ -162,10 +162,10 @@ def test_an_image_file_is_a_still_and_an_animation_a_video(recorded: tuple[Pipel
     Image.fromarray(frames[0]).save(
         tmp_path / "moving.png", save_all=True, append_images=[Image.fromarray(frames[1])], duration=200
     )
-    for name, wanted in (("still.png", frames[0]), ("moving.png", frames)):
+    for name, expected in (("still.png", frames[0]), ("moving.png", frames)):
         (answer,) = answer_files(pipe, find_sources([tmp_path / name]))
         assert answer.error is None
-        made = pipe.processor.image_processor(wanted).pixel_values
+        made = pipe.processor.image_processor(expected).pixel_values
         np.testing.assert_array_equal(recorder.seen[-1]["pixel_values"], made)
 
 

@@ -45,8 +45,8 @@ def pretraining() -> TvltForPreTraining:
     return model
 
 
-def close(found: Tensor, wanted: list[float], limit: float = 1e-7) -> None:
-    assert (found.detach().double() - torch.tensor(wanted, dtype=torch.float64)).abs().max() < limit
+def close(actual: Tensor, expected: list[float], limit: float = 1e-7) -> None:
+    assert (actual.detach().double() - torch.tensor(expected, dtype=torch.float64)).abs().max() < limit
 
 
 def test_hidden_states(pretraining: TvltForPreTraining) -> None:

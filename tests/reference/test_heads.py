@@ -261,11 +261,11 @@ def test_classification_losses(loss_type: str, labels: torch.Tensor) -> None:
 def test_labels_of_other_number_types() -> None:
     ours, _ = hf.pair("TvltForAudioVisualClassification", num_labels=3)
     inputs = hf.clip()
-    wanted = F.cross_entropy(ours(**inputs).logits, torch.tensor([2, 0]))
-    assert torch.equal(ours(**inputs, labels=torch.tensor([2, 0], dtype=torch.int32)).loss, wanted)
+    expected = F.cross_entropy(ours(**inputs).logits, torch.tensor([2, 0]))
+    assert torch.equal(ours(**inputs, labels=torch.tensor([2, 0], dtype=torch.int32)).loss, expected)
     scores, _ = hf.pair("TvltForAudioVisualClassification", num_labels=1, loss_type="regression")
-    wanted = F.mse_loss(scores(**inputs).logits, torch.tensor([[2.0], [-1.0]]))
-    assert torch.equal(scores(**inputs, labels=torch.tensor([[2], [-1]])).loss, wanted)
+    expected = F.mse_loss(scores(**inputs).logits, torch.tensor([[2.0], [-1.0]]))
+    assert torch.equal(scores(**inputs, labels=torch.tensor([[2], [-1]])).loss, expected)
 
 
 def test_regression_labels_are_never_broadcast() -> None:

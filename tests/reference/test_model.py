@@ -269,8 +269,8 @@ def test_initialisation() -> None:
         if parameter.ndim > 1 and name.endswith("weight"):
             assert parameter.std().item() == pytest.approx(0.5, rel=0.1), name
         else:
-            wanted = 1.0 if "layernorm" in name and name.endswith("weight") else 0.0
-            assert (parameter == wanted).all(), name
+            expected = 1.0 if "layernorm" in name and name.endswith("weight") else 0.0
+            assert (parameter == expected).all(), name
 
 
 def test_input_embeddings_are_a_pair() -> None:

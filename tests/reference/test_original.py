@@ -38,10 +38,10 @@ def run(model: PretrainedModule, values: dict[str, np.ndarray]) -> Any:
     return model(**original.tensors(values))
 
 
-def assert_near(found: Tensor, wanted: Tensor | np.ndarray, limit: float) -> None:
-    wanted = torch.as_tensor(wanted)
-    assert found.shape == wanted.shape
-    assert (found.double() - wanted.double()).abs().max() <= limit
+def assert_near(actual: Tensor, expected: Tensor | np.ndarray, limit: float) -> None:
+    expected = torch.as_tensor(expected)
+    assert actual.shape == expected.shape
+    assert (actual.double() - expected.double()).abs().max() <= limit
 
 
 # What the authors' code computes -------------------------------------------------------------------------------------
@@ -70,10 +70,10 @@ def test_heads(kind: str) -> None:
 
 
 def test_what_the_authors_loaders_made_of_clips() -> None:
-    model, wanted = opened("mosei_sentiment").load(), original.golden("mosei_sentiment")
+    model, expected = opened("mosei_sentiment").load(), original.golden("mosei_sentiment")
     values = original.end_to_end_feeds()
-    assert_near(run(model, values).logits, wanted["e2e.classifier"], HEADS)
-    assert_near(run(model.tvlt, values).last_hidden_state[:, 0], wanted["e2e.tokens_cls"], TOKENS)
+    assert_near(run(model, values).logits, expected["e2e.classifier"], HEADS)
+    assert_near(run(model.tvlt, values).last_hidden_state[:, 0], expected["e2e.tokens_cls"], TOKENS)
 
 
 def test_masks_are_read_off_the_values() -> None:
@@ -103,14 +103,14 @@ def test_sound_alone_has_no_class_token() -> None:
 def test_masked_reconstruction(case: str) -> None:
     settings = {**original.settings_of("pretrain"), "frame_masking": case.endswith("frame")}
     model = OriginalCheckpoint(PRETRAIN, settings).load("masked-reconstruction")
-    values, wanted = original.masked_feeds(case), original.golden("pretrain")
+    values, expected = original.masked_feeds(case), original.golden("pretrain")
     output = run(model, values)
     encoded = model.tvlt(**original.tensors(values), mask_pixel=True, mask_audio=True)
     for ours, theirs in (("pixel", "video"), ("audio", "audio")):
-        assert_near(output[f"{ours}_logits"], wanted[f"{case}.pred_{theirs}"], RECONSTRUCTIONS)
-        assert_near(output[f"{ours}_label_mask"], wanted[f"{case}.loss_mask_{theirs}"], 0)
+        assert_near(output[f"{ours}_logits"], expected[f"{case}.pred_{theirs}"], RECONSTRUCTIONS)
+        assert_near(output[f"{ours}_label_mask"], expected[f"{case}.loss_mask_{theirs}"], 0)
         kept = encoded[f"{ours}_ids_restore"].argsort(dim=1)[:, : encoded[f"last_{ours}_hidden_state"].shape[1]]
-        assert kept.tolist() == wanted[f"{case}.ids_keep_{theirs}"].tolist()
+        assert kept.tolist() == expected[f"{case}.ids_keep_{theirs}"].tolist()
     losses = {"plain.mae_frame": 0.9857594768, "padded.mae_frame": 0.9391530752, "plain.mae_random": 1.0158794224}
     assert output.loss.item() == pytest.approx(losses[case], abs=1e-5)
 
@@ -405,14 +405,14 @@ def test_released_keys_convert_with_nothing_missing_and_nothing_left_over(kind: 
     spare = tuple(original.matcher("matching_score")) if kind == "retrieval" else ()
     assert sorted(model.skipped_keys) == sorted(spare)
     used = {"temporal_embed": model.config.num_frames, "pos_embed_a": 64}
-    wanted = sum(
+    expected = sum(
         math.prod(shape) // shape[1] * used[key.removeprefix("decoder_")]
         if key.removeprefix("decoder_") in used
         else math.prod(shape)
         for key, shape in shapes.items()
         if key not in spare
     )
-    assert sum(parameter.numel() for parameter in model.parameters()) == wanted
+    assert sum(parameter.numel() for parameter in model.parameters()) == expected
     frames = {"pretrain": 4, "vqa": 1}.get(kind, 8)
     assert (model.config.num_frames, model.config.num_attention_heads) == (frames, 12)
     assert model.config.decoder_num_attention_heads == 16

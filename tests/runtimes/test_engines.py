@@ -60,9 +60,9 @@ def test_torch_and_onnx_runtime_give_the_same_numbers(task: str, bundle_of: Call
 def test_bf16_runs_in_torch_near_fp32(classification: Bundle) -> None:
     values = truth.feeds(classification.config, 3, 4, 7, "padded both")
     with open_runtime(classification, "torch", precision="bf16") as half, open_runtime(classification, "torch") as full:
-        found, wanted = half.run(values)["logits"], full.run(values)["logits"]
-    assert found.dtype == np.float32
-    assert 0 < np.abs(found - wanted).max() < 0.1
+        actual, expected = half.run(values)["logits"], full.run(values)["logits"]
+    assert actual.dtype == np.float32
+    assert 0 < np.abs(actual - expected).max() < 0.1
 
 
 @pytest.mark.parametrize("backend", ["torch", "onnxruntime"])

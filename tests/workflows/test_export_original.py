@@ -48,8 +48,8 @@ def answers(bundle: Bundle, form: str, feeds: dict[str, np.ndarray]) -> dict[str
         return runtime.run(feeds)
 
 
-def assert_near(found: np.ndarray, wanted: Any, limit: float = LIMIT) -> None:
-    np.testing.assert_allclose(found, np.asarray(wanted), rtol=0, atol=limit)
+def assert_near(actual: np.ndarray, expected: Any, limit: float = LIMIT) -> None:
+    np.testing.assert_allclose(actual, np.asarray(expected), rtol=0, atol=limit)
 
 
 def test_sentiment(original_bundle: Callable[..., Bundle]) -> None:
@@ -78,10 +78,10 @@ def reconstruction(original_bundle: Callable[..., Bundle]) -> Bundle:
 def test_masked_reconstruction(case: str, reconstruction: Bundle) -> None:
     assert all(variant.parity.verdict == "pass" for variant in reconstruction.variants)
     for form in FORMS:
-        found, wanted = answers(reconstruction, form, original.masked_feeds(case)), original.golden("pretrain")
+        actual, expected = answers(reconstruction, form, original.masked_feeds(case)), original.golden("pretrain")
         for ours, theirs in (("pixel", "video"), ("audio", "audio")):
-            assert_near(found[f"{ours}_logits"], wanted[f"{case}.pred_{theirs}"])
-            assert_near(found[f"{ours}_label_mask"], wanted[f"{case}.loss_mask_{theirs}"], 0)
+            assert_near(actual[f"{ours}_logits"], expected[f"{case}.pred_{theirs}"])
+            assert_near(actual[f"{ours}_label_mask"], expected[f"{case}.loss_mask_{theirs}"], 0)
 
 
 @pytest.mark.slow
@@ -102,8 +102,8 @@ def test_features(original_bundle: Callable[..., Bundle]) -> None:
     for form in FORMS:
         for case in original.CASES:
             tokens = answers(bundle, form, original.feeds(case))["last_hidden_state"]
-            wanted = original.golden("pretrain")[f"{case}.tokens"]
-            assert_near(np.concatenate([tokens[:, :1], tokens[:, 13:], tokens[:, 1:13]], axis=1), wanted)
+            expected = original.golden("pretrain")[f"{case}.tokens"]
+            assert_near(np.concatenate([tokens[:, :1], tokens[:, 13:], tokens[:, 1:13]], axis=1), expected)
 
 
 @pytest.mark.slow

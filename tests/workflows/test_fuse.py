@@ -128,11 +128,11 @@ def test_pixels_are_the_processors_to_the_last_bit(
     preprocess: Preprocess, processor: TvltProcessor, size: tuple[int, int]
 ) -> None:
     frames = picture(1 if max(size) > 1000 else 3, *size)
-    wanted = processor.image_processor([list(frames)], input_data_format="channels_last")
-    found = preprocess(frames, NO_SOUND)
+    expected = processor.image_processor([list(frames)], input_data_format="channels_last")
+    actual = preprocess(frames, NO_SOUND)
     for name in ("pixel_values", "pixel_mask"):
-        assert found[name].dtype == np.float32
-        np.testing.assert_array_equal(found[name], wanted[name])
+        assert actual[name].dtype == np.float32
+        np.testing.assert_array_equal(actual[name], expected[name])
 
 
 @pytest.mark.slow
@@ -140,18 +140,18 @@ def test_pixels_of_random_sizes(preprocess: Preprocess, processor: TvltProcessor
     random = np.random.default_rng(1)
     for _ in range(200):
         frames = picture(1, *random.integers(1, 1500, 2))
-        wanted = processor.image_processor([list(frames)], input_data_format="channels_last")["pixel_values"]
-        np.testing.assert_array_equal(preprocess(frames, NO_SOUND)["pixel_values"], wanted, err_msg=str(frames.shape))
+        expected = processor.image_processor([list(frames)], input_data_format="channels_last")["pixel_values"]
+        np.testing.assert_array_equal(preprocess(frames, NO_SOUND)["pixel_values"], expected, err_msg=str(frames.shape))
 
 
 def test_pixels_are_those_of_transformers(preprocess: Preprocess) -> None:
     frames = picture(8, 240, 321)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        wanted = hf.transformers.TvltImageProcessor()(list(frames), return_tensors="np")
-    found = preprocess(frames, NO_SOUND)
-    np.testing.assert_array_equal(found["pixel_values"], wanted["pixel_values"])
-    np.testing.assert_array_equal(found["pixel_mask"], wanted["pixel_mask"])
+        expected = hf.transformers.TvltImageProcessor()(list(frames), return_tensors="np")
+    actual = preprocess(frames, NO_SOUND)
+    np.testing.assert_array_equal(actual["pixel_values"], expected["pixel_values"])
+    np.testing.assert_array_equal(actual["pixel_mask"], expected["pixel_mask"])
 
 
 def assert_golden(actual: dict[str, np.ndarray], golden: dict[str, Any], limit: float) -> None:
@@ -182,10 +182,10 @@ def test_answers_are_the_frozen_ones_of_transformers(task: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("signal", SIGNALS)
 def test_features_are_those_of_transformers(preprocess: Preprocess, signal: str) -> None:
-    wanted = hf.transformers.TvltFeatureExtractor()(SIGNALS[signal], sampling_rate=RATE, return_tensors="np")
-    found = preprocess(no_frames(), SIGNALS[signal])
-    np.testing.assert_allclose(found["audio_values"], wanted["audio_values"], rtol=0, atol=5e-5)
-    np.testing.assert_array_equal(found["audio_mask"], wanted["audio_mask"])
+    expected = hf.transformers.TvltFeatureExtractor()(SIGNALS[signal], sampling_rate=RATE, return_tensors="np")
+    actual = preprocess(no_frames(), SIGNALS[signal])
+    np.testing.assert_allclose(actual["audio_values"], expected["audio_values"], rtol=0, atol=5e-5)
+    np.testing.assert_array_equal(actual["audio_mask"], expected["audio_mask"])
 
 
 def test_features_of_pure_tones_stay_close_to_the_floor(preprocess: Preprocess, processor: TvltProcessor) -> None:
@@ -195,9 +195,9 @@ def test_features_of_pure_tones_stay_close_to_the_floor(preprocess: Preprocess, 
         hertz = random.uniform(20, 22000) if number % 2 else RATE / 2048 * random.integers(1, 1023)
         time = np.arange(RATE // 4) / RATE
         wave = (10 ** random.uniform(-3, 0) * np.sin(2 * np.pi * hertz * time)).astype(np.float32)
-        wanted = processor.feature_extractor([wave], sampling_rate=RATE)["audio_values"]
-        found = preprocess(no_frames(), wave)["audio_values"]
-        np.testing.assert_allclose(found, wanted, rtol=0, atol=5e-5, err_msg=f"{hertz} Hz")
+        expected = processor.feature_extractor([wave], sampling_rate=RATE)["audio_values"]
+        actual = preprocess(no_frames(), wave)["audio_values"]
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=5e-5, err_msg=f"{hertz} Hz")
 
 
 # Around one row, the mirrored edge, whole frames, a patch of rows, the cap; 60 s.
@@ -208,10 +208,10 @@ LENGTHS = [512, 513, 700, 1023, 1024, 1025, 1535, 2048, 4410, 8703, 8704, 2048 *
 def test_sounds_of_every_length(preprocess: Preprocess, processor: TvltProcessor, samples: int) -> None:
     wave = (0.2 * np.random.default_rng(3).normal(size=samples)).astype(np.float32)
     wave[-samples // 10 :] *= 4  # beyond the cap too: the loudest counts wherever it is
-    wanted = processor.feature_extractor([wave], sampling_rate=RATE)
-    found = preprocess(no_frames(), wave)
-    np.testing.assert_allclose(found["audio_values"], wanted["audio_values"], rtol=0, atol=5e-5)
-    np.testing.assert_array_equal(found["audio_mask"], wanted["audio_mask"])
+    expected = processor.feature_extractor([wave], sampling_rate=RATE)
+    actual = preprocess(no_frames(), wave)
+    np.testing.assert_allclose(actual["audio_values"], expected["audio_values"], rtol=0, atol=5e-5)
+    np.testing.assert_array_equal(actual["audio_mask"], expected["audio_mask"])
 
 
 @pytest.mark.parametrize("samples", [0, 1, 2, 511])
@@ -243,12 +243,12 @@ def test_answers_are_those_of_transformers(fused: Bundle, checkpoint_of: Callabl
                 wave, sampling_rate=RATE, return_tensors="np"
             ),
         }
-    wanted = truth.hf_answers("audio-visual-classification", checkpoint_of("TvltForAudioVisualClassification"), theirs)[
-        "logits"
-    ]
+    expected = truth.hf_answers(
+        "audio-visual-classification", checkpoint_of("TvltForAudioVisualClassification"), theirs
+    )["logits"]
     with open_fused(fused, threads=1) as runtime:
-        found = runtime.run(frames, wave)["logits"]
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
+        actual = runtime.run(frames, wave)["logits"]
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("task", ["audio-visual-classification", "audio-visual-matching", "feature-extraction"])
@@ -256,9 +256,9 @@ def test_answers_are_those_of_the_pipeline(fused_of: Callable[..., Bundle], task
     bundle = fused_of(task)
     with load(bundle, "torch") as pipeline, open_fused(bundle, threads=1) as runtime:
         for case in raw_cases(bundle.config, 512, 112):
-            found = runtime.run(case.frames, case.waveform)
-            wanted = pipeline([case.frames], [case.waveform], RATE)
-            truth.assert_close(found, {name: np.asarray(values[0])[None] for name, values in wanted.items()})
+            actual = runtime.run(case.frames, case.waveform)
+            expected = pipeline([case.frames], [case.waveform], RATE)
+            truth.assert_close(actual, {name: np.asarray(values[0])[None] for name, values in expected.items()})
 
 
 def test_more_frames_than_the_model_takes_are_refused(fused: Bundle) -> None:
@@ -300,8 +300,8 @@ def test_openvino_pre_processes_the_same(graph: Path, preprocess: Preprocess) ->
     ]
     for frames, wave in clips:
         request.infer({"frames": frames, "waveform": wave})
-        wanted = preprocess(frames, wave)
-        for name, values in wanted.items():
+        expected = preprocess(frames, wave)
+        for name, values in expected.items():
             limit = 2e-5 if name == "audio_values" else 0
             np.testing.assert_allclose(request.get_tensor(name).data, values, rtol=0, atol=limit, err_msg=name)
 
@@ -315,8 +315,10 @@ def test_openvino_answers_the_same(fused: Bundle) -> None:
             frames = no_frames(*fused.config.image_shape) if case.frames is None else case.frames
             wave = NO_SOUND if case.waveform is None else case.waveform
             request.infer({"frames": frames, "waveform": wave})
-            wanted = runtime.run(case.frames, case.waveform)["logits"]
-            np.testing.assert_allclose(request.get_tensor("logits").data, wanted, rtol=0, atol=1e-5, err_msg=case.name)
+            expected = runtime.run(case.frames, case.waveform)["logits"]
+            np.testing.assert_allclose(
+                request.get_tensor("logits").data, expected, rtol=0, atol=1e-5, err_msg=case.name
+            )
 
 
 def test_tensorrt_rtx_builds_it(fused: Bundle) -> None:
@@ -467,9 +469,9 @@ def test_settings_that_it_does() -> None:
     np.testing.assert_array_equal(
         pixels, processor.image_processor([list(frames)], input_data_format="channels_last")["pixel_values"]
     )
-    wanted = processor.feature_extractor([wave[:9000]], sampling_rate=RATE)
-    np.testing.assert_allclose(values, wanted["audio_values"], rtol=0, atol=5e-5)
-    np.testing.assert_array_equal(mask, wanted["audio_mask"])
+    expected = processor.feature_extractor([wave[:9000]], sampling_rate=RATE)
+    np.testing.assert_allclose(values, expected["audio_values"], rtol=0, atol=5e-5)
+    np.testing.assert_array_equal(mask, expected["audio_mask"])
 
 
 @pytest.mark.slow
@@ -480,5 +482,5 @@ def test_base_size(tmp_path: Path) -> None:
     bundle = export(tmp_path / "checkpoint", tmp_path / "bundle", verify=False, fused=True)
     frames, wave = picture(8, 360, 640), (0.1 * np.random.default_rng(5).normal(size=10 * RATE)).astype(np.float32)
     with torch.no_grad(), load(bundle, "torch") as pipeline, open_fused(bundle) as runtime:
-        wanted = pipeline([frames], [wave], RATE)["logits"]
-        np.testing.assert_allclose(runtime.run(frames, wave)["logits"], wanted, rtol=0, atol=1e-4)
+        expected = pipeline([frames], [wave], RATE)["logits"]
+        np.testing.assert_allclose(runtime.run(frames, wave)["logits"], expected, rtol=0, atol=1e-4)

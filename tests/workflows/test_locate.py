@@ -127,23 +127,23 @@ def test_layers_in_small_groups_measure_the_same(
 ) -> None:
     monkeypatch.setattr(module, "LAYERS_AT_A_TIME", 5)
     (half,) = locate(bundle, precisions=["fp16"], threads=1)
-    (wanted,) = [each for each in healthy if each.precision == "fp16"]
-    assert [each.layer for each in half.layers] == [each.layer for each in wanted.layers]
-    for found, error in zip(half.layers, wanted.layers, strict=True):
-        assert found.error == pytest.approx(error.error, rel=0.5)
+    (expected,) = [each for each in healthy if each.precision == "fp16"]
+    assert [each.layer for each in half.layers] == [each.layer for each in expected.layers]
+    for actual, error in zip(half.layers, expected.layers, strict=True):
+        assert actual.error == pytest.approx(error.error, rel=0.5)
 
 
 def test_the_error_of_rows() -> None:
-    wanted = np.array([[3, 4], [0, 5]], np.float32)
-    assert row_error(wanted, wanted) == 0
-    assert row_error(wanted + np.array([[0, 0.5], [0, 0]], np.float32), wanted) == pytest.approx(0.1)
-    assert row_error(1.25 * wanted, wanted) == pytest.approx(0.25)
+    expected = np.array([[3, 4], [0, 5]], np.float32)
+    assert row_error(expected, expected) == 0
+    assert row_error(expected + np.array([[0, 0.5], [0, 0]], np.float32), expected) == pytest.approx(0.1)
+    assert row_error(1.25 * expected, expected) == pytest.approx(0.25)
     # rows of length 1 and 7 are 5 long by root mean square
     uneven = np.array([[1, 0], [0, 7]], np.float32)
     assert row_error(uneven + np.array([[0.5, 0], [0, 0]], np.float32), uneven) == pytest.approx(0.1)
     assert row_error(uneven + np.array([[0, 0], [0, 0.7]], np.float32), uneven) == pytest.approx(0.1)
-    assert row_error(np.full_like(wanted, np.nan), wanted) == math.inf
-    assert row_error(wanted[:1], wanted) == math.inf
+    assert row_error(np.full_like(expected, np.nan), expected) == math.inf
+    assert row_error(expected[:1], expected) == math.inf
 
 
 # The ranking ---------------------------------------------------------------------------------------------------------
@@ -157,8 +157,10 @@ def error_of(bundle: Bundle, clips: list[Feeds]) -> float:
     ):
         pairs = [(int8.run(feeds), fp32.run(feeds)) for feeds in clips]
     name = bundle.task.output_names[0]
-    found, wanted = (np.concatenate([answers[name].ravel() for answers in side]) for side in zip(*pairs, strict=True))
-    return float(np.sqrt(np.square(found - wanted).mean()) / wanted.std())
+    actual, expected = (
+        np.concatenate([answers[name].ravel() for answers in side]) for side in zip(*pairs, strict=True)
+    )
+    return float(np.sqrt(np.square(actual - expected).mean()) / expected.std())
 
 
 def test_keeping_the_top_layer_mends_more_than_keeping_the_bottom_layer(
@@ -192,8 +194,8 @@ def test_a_smoothed_bundle_is_compared_in_its_own_channels(reconstruction: Bundl
     moved = 0
     for name in exact.initializers:
         if name.endswith((".norm_before.weight", ".norm_after.bias", ".value.bias")):
-            found, wanted = (graph.initializers[name].const_value.numpy() for graph in (exact, smoothed))
-            np.testing.assert_array_equal(found, wanted)
+            actual, expected = (graph.initializers[name].const_value.numpy() for graph in (exact, smoothed))
+            np.testing.assert_array_equal(actual, expected)
             moved += 1
     assert moved == 9  # three of each layer
     assert (before != exact.initializers["encoder.layers.0.norm_before.weight"].const_value.numpy()).any()

@@ -271,10 +271,10 @@ def test_steps_agree_with_onnxruntime_on_one_batch(features: Bundle, tmp_path: P
     ours = onnx_ir.load(source)
     assert insert_qdq(ours, limits) == set(limits)
     proto = onnx_ir.to_proto(ours)
-    found, wanted = pairs(proto), pairs(theirs)
-    assert len(found) == 4 * features.config.num_hidden_layers
-    for tensor, step in found.items():
-        assert step == pytest.approx(wanted[tensor], rel=1e-4), tensor
+    actual, expected = pairs(proto), pairs(theirs)
+    assert len(actual) == 4 * features.config.num_hidden_layers
+    for tensor, step in actual.items():
+        assert step == pytest.approx(expected[tensor], rel=1e-4), tensor
     a, b = constants(proto), constants(theirs)
     for name in limits:
         np.testing.assert_allclose(a[f"{name}.weight_scale"], b[f"{name}.weight_scale"], rtol=1e-6)
@@ -307,10 +307,10 @@ def test_openvino_reads_the_form_of_onnxruntime(quantized_of: Callable[..., Bund
     clip = clips_for(bundle, 3)[2]
     path = bundle.path(bundle.variant("int8", ONNXRUNTIME_CPU_FORM).path)
     compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    found = compiled(clip)["last_hidden_state"]
+    actual = compiled(clip)["last_hidden_state"]
     with open_runtime(bundle, "onnxruntime", precision="int8", threads=1) as runtime:
-        wanted = runtime.run(clip)["last_hidden_state"]
-    assert np.abs(found - wanted).max() < 0.1 * wanted.std()
+        expected = runtime.run(clip)["last_hidden_state"]
+    assert np.abs(actual - expected).max() < 0.1 * expected.std()
 
 
 @pytest.mark.parametrize(
@@ -328,8 +328,8 @@ def test_smoothing_changes_the_weights_but_not_the_function(
     weights = {name: value.clone() for name, value in form.named_parameters()}
     changed = smooth_layers(form, flat, alpha)
     assert {name for name, value in form.named_parameters() if not value.equal(weights[name])} <= set(changed)
-    for wanted, clip in zip(before, clips, strict=True):
-        for x, y in zip(run_form(form, clip), wanted, strict=True):
+    for expected, clip in zip(before, clips, strict=True):
+        for x, y in zip(run_form(form, clip), expected, strict=True):
             np.testing.assert_allclose(x, y, atol=1e-5, rtol=1e-5)
     channels = flat["encoder.layers.0.key"].channels
     smoothed = watch(form, clips, counting=False)["encoder.layers.0.key"].channels

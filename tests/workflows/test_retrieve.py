@@ -90,8 +90,8 @@ def one_by_one(matching: Bundle, clips: Path, checkpoint_of: Callable[..., Path]
     return matrix
 
 
-def assert_same(found: np.ndarray, wanted: np.ndarray) -> None:
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=BOUND * wanted.std())
+def assert_same(actual: np.ndarray, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=BOUND * expected.std())
 
 
 def invoke(*arguments: object) -> Result:

@@ -129,14 +129,14 @@ def test_exported_graphs_keep_every_promise(task: str, bundle_of: Callable[..., 
         assert variant.parity.verdict == "pass"
         checks = {(row.check, row.output) for row in variant.parity.rows}
         for name in TASKS[task].output_names:
-            wanted = {"difference", "identical rows", "permuted rows", "batch of one", "same call twice"}
+            expected = {"difference", "identical rows", "permuted rows", "batch of one", "same call twice"}
             if task != "masked-reconstruction":
-                wanted |= {"padding", "masked content"}
+                expected |= {"padding", "masked content"}
             if name.startswith("last_") or name in ("pixel_logits", "audio_logits"):
-                wanted |= {"min cosine"}
+                expected |= {"min cosine"}
             if name.endswith("logits") and task.startswith("audio-visual"):
-                wanted |= {"difference / deviation", "label agreement"}
-            assert {check for check, output in checks if output == name} == wanted, name
+                expected |= {"difference / deviation", "label agreement"}
+            assert {check for check, output in checks if output == name} == expected, name
         worst = {row.check: row.value for row in variant.parity.rows}
         assert worst["same call twice"] == 0
 

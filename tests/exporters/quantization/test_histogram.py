@@ -23,8 +23,8 @@ def histogram_of(*parts: np.ndarray) -> Histogram:
 
 
 def test_the_range_is_the_power_of_two_above_the_largest() -> None:
-    for largest, wanted in ((0.75, 1.0), (1.0, 2.0), (3.9, 4.0), (100.0, 128.0), (2**-30, 2**-20)):
-        assert histogram_of(np.array([largest])).range == wanted
+    for largest, expected in ((0.75, 1.0), (1.0, 2.0), (3.9, 4.0), (100.0, 128.0), (2**-30, 2**-20)):
+        assert histogram_of(np.array([largest])).range == expected
 
 
 def test_widening_keeps_every_count_where_it_belongs() -> None:
@@ -77,8 +77,8 @@ def test_mse_leaves_a_ramp_alone_and_clips_a_long_tail() -> None:
     assert limit == pytest.approx(best_of(normal), rel=0.03)
     assert limit < np.abs(normal).max()
     # n rounded values cost n (limit / 127)^2 / 12, one clipped outlier (1000 - limit)^2
-    wanted = 1000 / (1 + len(normal) / (12 * 127**2))
-    assert min_square_error(histogram_of(normal, np.array([1000.0]))) == pytest.approx(wanted, rel=0.05)
+    expected = 1000 / (1 + len(normal) / (12 * 127**2))
+    assert min_square_error(histogram_of(normal, np.array([1000.0]))) == pytest.approx(expected, rel=0.05)
 
 
 def best_of(values: np.ndarray) -> float:
