@@ -149,7 +149,7 @@ TVLT_API uint32_t tvlt_abi_version(void);
 /**
  * Release of the library, the same as of the Python package.
  *
- * @return a text such as "0.1.0"; never NULL, valid for the life of the process
+ * @return a text such as "0.2.0"; never NULL, valid for the life of the process
  */
 TVLT_API const char *tvlt_version(void);
 

@@ -40,7 +40,7 @@ inline void check(tvlt_status status) {
     if (status != TVLT_OK) throw Error(status, tvlt_last_error());
 }
 
-/** Release of the library, such as "0.1.0". */
+/** Release of the library, such as "0.2.0". */
 inline std::string version() { return tvlt_version(); }
 
 /** Name, shape and type of an input or output; -1: the size may differ from call to call. */
