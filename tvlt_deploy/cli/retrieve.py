@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tvlt_deploy.workflows.retrieve import Ranking
 
 
-@define("Find the videos that match a sound, or the sounds.")
+@define("Retrieve videos by sound, or sounds by video.")
 @bundle_argument
 @click.option("--queries", multiple=True, required=True, type=PATH, help="A folder or file; repeatable.")
 @click.option("--gallery", multiple=True, required=True, type=PATH, help="A folder or file; repeatable.")

@@ -73,7 +73,9 @@ def command(
     engine_options: dict[str, Any],
     **options: Any,
 ) -> None:
-    """Answer each MEDIA file with BUNDLE. A folder stands for its files; files of equal names are one clip.
+    """Answer each MEDIA file with BUNDLE. A folder stands for its files.
+
+    In a folder, a video or image and a sound file with the same name up to the suffix are one clip.
 
     Example: tvlt-deploy run bundle clip.mp4 --start 2 --duration 10
     """
