@@ -153,10 +153,11 @@ def _signature(function: Any) -> str:
 
 def _command(command: click.Command, path: str) -> Iterator[str]:
     context = click.Context(command, info_name=path)
-    words = [_parameter(parameter) for parameter in command.get_params(context)]
+    # click caches the help option under the names of the context that asked first.
+    words = [_parameter(parameter) for parameter in command.get_params(context) if "--help" not in parameter.opts]
     arguments = [word for word in words if not word.startswith("-")]
     yield " ".join([path, *arguments])
-    yield from (f"{path} {word}" for word in words if word.startswith("-") and not word.startswith("--help"))
+    yield from (f"{path} {word}" for word in words if word.startswith("-"))
     if isinstance(command, click.Group):
         for name in sorted(command.list_commands(context)):
             child = command.get_command(context, name)
