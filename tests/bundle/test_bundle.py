@@ -70,6 +70,8 @@ def test_a_bundle_says_what_it_holds(classification: Bundle) -> None:
         r"\(export again with --precision fp32 --precision fp16\)",
     ):
         classification.variant("fp16")
+    with pytest.raises(UsageError, match=r"in the odd form; .* \(choose one of its forms: standard, onnxruntime-cpu\)"):
+        classification.variant("fp32", "odd")
 
 
 def test_the_manifest_holds_the_hash_and_size_of_every_file(classification: Bundle) -> None:

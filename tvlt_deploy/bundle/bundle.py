@@ -127,6 +127,9 @@ class Bundle:
         listed = ", ".join(f"{variant.precision} ({variant.form})" for variant in self.variants) or "none"
         if (precision, form) == ("fp32", FUSED_FORM):
             hint = "tvlt-deploy fuse BUNDLE adds it"
+        elif precision in self.precisions:
+            forms = [variant.form for variant in self.variants if variant.precision == precision]
+            hint = f"choose one of its forms: {', '.join(forms)}"
         elif precision in QUANTIZED:
             hint = "tvlt-deploy quantize BUNDLE --clips DIR adds it"
         else:
