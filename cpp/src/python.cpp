@@ -101,7 +101,7 @@ void check_status(const PyStatus& status) {
 
 /// Initialise an isolated interpreter with the packages of the environment of `python`. The host's signal handlers,
 /// locale and standard streams stay as they are, and its PYTHON* variables are ignored.
-void initialise(const fs::path& python) {
+void initialize(const fs::path& python) {
     PyPreConfig before;
     PyPreConfig_InitIsolatedConfig(&before);
     before.utf8_mode = 1;  // else the encoding of paths depends on the host's locale
@@ -150,7 +150,7 @@ void start_interpreter(const std::string& option) {
     check_environment(python);
     make_symbols_global();
     try {
-        initialise(python);
+        initialize(python);
         started = true;
         running = python;
         check_prefix(python);

@@ -16,11 +16,11 @@
 
 namespace tvlt::internal {
 
-/// Size of a struct in the first release that had it: the smallest that is accepted. Specialise it for every struct.
+/// Size of a struct in the first release that had it: the smallest that is accepted. Specialize it for every struct.
 template <typename T>
 constexpr std::size_t first_size = 0;
 
-/// Larger sizes are refused unread: they come from memory that was not initialised.
+/// Larger sizes are refused unread: they come from memory that was not initialized.
 constexpr std::size_t max_struct_size = 4096;
 
 /// struct_size of a caller's struct. Throws `Failure` (TVLT_USAGE) for NULL and for a size that no release has.

@@ -65,6 +65,12 @@ def test_numbers_that_are_not_finite_are_text(value: float) -> None:
     assert str(decode(float, text)) == str(value)
 
 
+def test_integers_beyond_a_float_are_refused() -> None:
+    assert decode(float, 10**300) == 10**300
+    with pytest.raises(FieldError, match="expected a number"):
+        decode(float, 10**400)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

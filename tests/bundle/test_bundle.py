@@ -236,7 +236,18 @@ def test_fields_of_a_later_release_are_ignored(copy: Path) -> None:
     assert Bundle(edit(copy, add)).manifest == before
 
 
-@pytest.mark.parametrize("path", ["../secret", "/etc/passwd", "fp32/../../secret", "..", "fp32\\..\\..\\secret"])
+def test_top_level_fields_of_a_later_release_survive_a_change(copy: Path) -> None:
+    bundle = Bundle(edit(copy, lambda manifest: manifest.update(later={"a": [1]})))
+    verdict = replace(bundle.variants[0].parity, verdict="fail")
+    record_verdict(bundle, bundle.variants[0].path, verdict)
+    written = json.loads((copy / "manifest.json").read_text())
+    assert written["later"] == {"a": [1]}
+    assert written["variants"][0]["parity"]["verdict"] == "fail"
+
+
+@pytest.mark.parametrize(
+    "path", ["../secret", "/etc/passwd", "fp32/../../secret", "..", ".", "", "fp32\\..\\..\\secret"]
+)
 def test_paths_that_leave_the_bundle_are_refused(path: str, copy: Path) -> None:
     says = r"which is outside the bundle \(do not use this bundle\)"
     with pytest.raises(BundleError, match=says):

@@ -38,7 +38,7 @@ def sync_directory(directory: Path, files: bool = True) -> None:
 
 def _temporary_name(target: Path) -> Path:
     """An unused hidden name beside `target`."""
-    return target.parent / f".{target.name}.{secrets.token_hex(8)}"
+    return target.parent / f".{target.name}.{secrets.token_hex(4)}"
 
 
 @contextlib.contextmanager

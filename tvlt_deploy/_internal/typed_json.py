@@ -18,6 +18,9 @@ _NAMES: dict[Any, str] = {
 _NOT_FINITE = ("inf", "-inf", "nan")
 """JSON has no such numbers; they are written as text."""
 
+NOT_JSON = {"json": False}
+"""`dataclasses.field(metadata=NOT_JSON)`: a field that is no part of the JSON value."""
+
 
 class FieldError(ValueError):
     """A JSON value has the wrong type: `variants[0].opset is "20"; expected an integer`."""
@@ -110,7 +113,8 @@ def encode(value: Any) -> Any:
         return {
             item.name: encode(content)
             for item in dataclasses.fields(value)
-            if (content := getattr(value, item.name)) is not None or item.default is not None
+            if item.metadata != NOT_JSON
+            and ((content := getattr(value, item.name)) is not None or item.default is not None)
         }
     if isinstance(value, Mapping):
         return {key: encode(item) for key, item in value.items()}
@@ -131,6 +135,7 @@ def fields_of(kind: Any) -> dict[str, tuple[Any, bool]]:
             item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING,
         )
         for item in dataclasses.fields(kind)
+        if item.metadata != NOT_JSON
     }
     return {**known, **{name: (hint, True) for name, hint in getattr(kind, "WRITTEN_ONLY", {}).items()}}
 
@@ -163,7 +168,8 @@ def _is_scalar(kind: Any, value: Any) -> bool:
         base, *rules = get_args(kind)
         return _is_scalar(base, value) and all(rule.accepts(value) for rule in rules)
     if kind is float:
-        return type(value) in (int, float) or (isinstance(value, str) and value in _NOT_FINITE)
+        in_range = type(value) is int and abs(value) < 2**1023  # JSON's integers have no limit
+        return type(value) is float or in_range or (isinstance(value, str) and value in _NOT_FINITE)
     return type(value) is kind
 
 

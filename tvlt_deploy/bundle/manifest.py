@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Self
 
-from tvlt_deploy._internal.typed_json import Count, FieldError, Sha256, Size, decode, encode, one_of
+from tvlt_deploy._internal.typed_json import (
+    NOT_JSON,
+    Count,
+    FieldError,
+    Sha256,
+    Size,
+    decode,
+    encode,
+    fields_of,
+    one_of,
+)
 from tvlt_deploy.bundle.receipts import Calibration, EngineReceipt, ExportReceipts
 from tvlt_deploy.errors import BundleError
 from tvlt_deploy.tasks import TASKS, TensorSpec
@@ -282,6 +292,7 @@ class Manifest:
         files: Every file of the bundle except the manifest, by path.
         receipts: What the export reports.
         calibration: The receipt of the last calibration; None without one.
+        extras: Other top-level fields, as a later release may write them; kept when the manifest is rewritten.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -300,10 +311,11 @@ class Manifest:
     files: Mapping[str, FileEntry]
     receipts: ExportReceipts
     calibration: Calibration | None = None
+    extras: Mapping[str, Any] = field(default_factory=dict, compare=False, metadata=NOT_JSON)
 
     @classmethod
     def from_json(cls, content: bytes, name: str) -> Self:
-        """Parse and check a manifest. Fields that this release does not know are ignored.
+        """Parse and check a manifest. Top-level fields that this release does not know are kept in `extras`.
 
         Args:
             content: The bytes of the file.
@@ -329,7 +341,10 @@ class Manifest:
                 else "use the release that wrote it, or export the bundle again",
             )
         try:
-            manifest: Self = decode(cls, values)
+            manifest: Self = replace(
+                decode(cls, values),
+                extras={key: item for key, item in values.items() if key not in fields_of(Manifest)},
+            )
         except (FieldError, RecursionError) as error:
             raise BundleError(f"{name}: {error}", hint="export the bundle again") from error
         manifest._check_paths(name)
@@ -340,12 +355,12 @@ class Manifest:
         values: dict[str, Any] = encode(self)
         values["variants"] = [variant.to_dict(self.files) for variant in self.variants]
         values["engines"] = [engine.to_dict(self.files) for engine in self.engines]
-        return values
+        return {**values, **self.extras}
 
     def _check_paths(self, name: str) -> None:
         for path in self._paths():
             parts = PurePosixPath(path)
-            if parts.is_absolute() or ".." in parts.parts or "\\" in path:
+            if not parts.parts or parts.is_absolute() or ".." in parts.parts or "\\" in path:
                 raise BundleError(f"{name} names {path!r}, which is outside the bundle", hint="do not use this bundle")
             if path not in self.files:
                 raise BundleError(f"{name} uses {path!r} but lists no hash for it", hint="export the bundle again")

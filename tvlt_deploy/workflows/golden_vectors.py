@@ -54,7 +54,7 @@ class Stage:
 
 STAGES = (
     Stage("resized", "(frames, 3, height, width) levels 0..255 after resize and centre crop", 0.0),
-    Stage("pixel_values", "(1, frames, 3, height, width) after rescaling and normalising", 1e-6),
+    Stage("pixel_values", "(1, frames, 3, height, width) after rescaling and normalization", 1e-6),
     Stage("spectrum", "(1 + samples // hop, n_fft / 2 + 1) squared magnitudes of the windowed transform", 1e-6, True),
     Stage("mel", "(1 + samples // hop, filters) mel power", 1e-6, True),
     Stage("decibel", "(rows, filters) dB, at least 80 dB below the loudest", 2e-3),
