@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,23 @@ start_option = click.option(
 duration_option = click.option(
     "--duration", type=float, help="Length in seconds; by default as much as the model accepts."
 )
+
+
+def answering_options(function: Callable[..., None]) -> Callable[..., None]:
+    """The options of commands that answer media files: the window of each file, and how the model is opened."""
+    for option in (
+        trust_option,
+        engine_option,
+        threads_option,
+        device_option,
+        precision_option,
+        backend_option,
+        duration_option,
+        start_option,
+    ):
+        function = option(function)
+    return function
+
 
 # A file of the TVLT authors' code.
 settings_option = click.option(

@@ -8,19 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tvlt_deploy.cli.command import define
-from tvlt_deploy.cli.options import (
-    PATH,
-    backend_option,
-    bundle_argument,
-    device_option,
-    duration_option,
-    engine_option,
-    json_option,
-    precision_option,
-    start_option,
-    threads_option,
-    trust_option,
-)
+from tvlt_deploy.cli.options import PATH, answering_options, bundle_argument, json_option
 from tvlt_deploy.cli.output import print_json, print_table
 from tvlt_deploy.cli.progress import ProgressDisplay
 from tvlt_deploy.cli.run import raise_failed
@@ -41,14 +29,7 @@ if TYPE_CHECKING:
     help="From the query to what is found; repeatable; by default all that the clips allow.",
 )
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Results to list for each query.")
-@start_option
-@duration_option
-@backend_option
-@precision_option
-@device_option
-@threads_option
-@engine_option
-@trust_option
+@answering_options
 @json_option
 def command(
     bundle: Path,

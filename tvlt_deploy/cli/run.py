@@ -13,18 +13,7 @@ import click
 
 from tvlt_deploy._internal.progress import Step
 from tvlt_deploy.cli.command import define
-from tvlt_deploy.cli.options import (
-    PATH,
-    backend_option,
-    bundle_argument,
-    device_option,
-    duration_option,
-    engine_option,
-    precision_option,
-    start_option,
-    threads_option,
-    trust_option,
-)
+from tvlt_deploy.cli.options import PATH, answering_options, bundle_argument
 from tvlt_deploy.cli.output import print_table
 from tvlt_deploy.cli.progress import ProgressDisplay
 from tvlt_deploy.errors import FileRefusedError, UsageError
@@ -38,14 +27,7 @@ if TYPE_CHECKING:
 @bundle_argument
 @click.argument("media", nargs=-1, required=True, type=PATH)
 @click.option("--audio", type=PATH, help="The sound of a single MEDIA.")
-@start_option
-@duration_option
-@backend_option
-@precision_option
-@device_option
-@threads_option
-@engine_option
-@trust_option
+@answering_options
 @click.option(
     "--format",
     "form",

@@ -110,7 +110,7 @@ def _quiet_exporter() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _name_axes(model: onnx_ir.Model, specs: Mapping[str, TensorSpec], values: list[onnx_ir.Value]) -> None:
+def _name_axes(specs: Mapping[str, TensorSpec], values: list[onnx_ir.Value]) -> None:
     """Set the names and axis names of graph inputs or outputs to those of the task table."""
     for value, (name, spec) in zip(values, specs.items(), strict=True):
         value.name = name
@@ -149,8 +149,8 @@ def build_graph(model: nn.Module, task: Task, attention: Attention, opset: int =
         )
     assert program is not None
     graph: onnx_ir.Model = program.model
-    _name_axes(graph, inputs, list(graph.graph.inputs))
-    _name_axes(graph, outputs, list(graph.graph.outputs))
+    _name_axes(inputs, list(graph.graph.inputs))
+    _name_axes(outputs, list(graph.graph.outputs))
     graph.ir_version = IR_VERSION
     graph.producer_name, graph.producer_version = "tvlt-deploy", __version__
     graph.doc_string = None
